@@ -1,0 +1,1 @@
+"""What is done to rows: read, map, refuse, compare, split."""

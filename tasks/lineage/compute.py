@@ -1,0 +1,53 @@
+"""What must be fixed before torch is loaded so that the same inputs give the same bits."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Mapping
+
+from tasks.params import Compute
+
+# MKL, oneDNN and torch pick kernels by the processor they find; each has a switch of its own.
+# MKL promises equal bits on Intel and AMD only for COMPATIBLE.
+_INSTRUCTION_SETS: Mapping[str, Mapping[str, str]] = {
+    "avx2": {
+        "ATEN_CPU_CAPABILITY": "avx2",
+        "MKL_CBWR": "COMPATIBLE",
+        "ONEDNN_MAX_CPU_ISA": "AVX2",
+    },
+    "native": {},
+}
+
+
+def environment(compute: Compute) -> dict[str, str]:
+    """The environment variables under which a stage computes."""
+    threads = str(compute.threads)
+    return {
+        "PYTHONHASHSEED": "0",  # PEFT writes a set of strings into adapter_config.json
+        "OMP_NUM_THREADS": threads,
+        "MKL_NUM_THREADS": threads,
+        "MKL_DYNAMIC": "FALSE",
+        "OMP_DYNAMIC": "FALSE",
+        "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+        "TOKENIZERS_PARALLELISM": "false",
+        **_INSTRUCTION_SETS[compute.instruction_set],
+    }
+
+
+def seed(compute: Compute) -> None:
+    """Seed Python and numpy, and make torch deterministic.  Call it before a model is built:
+    PEFT draws the adapter's first weights from torch's generator."""
+    import numpy as np
+    import torch
+
+    random.seed(compute.seed)
+    np.random.seed(compute.seed)
+    torch.manual_seed(compute.seed)
+    torch.set_num_threads(compute.threads)
+    torch.use_deterministic_algorithms(True)
+
+
+def pinned(compute: Compute) -> bool:
+    """Whether this process was started under `environment(compute)`."""
+    return all(os.environ.get(name) == value for name, value in environment(compute).items())

@@ -1,0 +1,81 @@
+"""What a person sees of a stage: a progress bar on a terminal, plain log lines elsewhere."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+LINE_EVERY_SECONDS = 10.0
+
+log = logging.getLogger("tunetrail")
+
+
+def setup(stage: str) -> None:
+    """Send log lines to stderr, with the stage's name before each."""
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    handler: logging.Handler
+    if sys.stderr.isatty():
+        from rich.console import Console
+        from rich.logging import RichHandler
+
+        console = Console(stderr=True)
+        handler = RichHandler(console=console, show_path=False, show_level=False, show_time=False)
+        handler.setFormatter(logging.Formatter(f"{stage:<9}%(message)s"))
+    else:
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(logging.Formatter(f"{stage:<9}%(message)s"))
+    log.handlers = [handler]
+
+
+Advance = Callable[[int, str], None]
+
+
+@contextlib.contextmanager
+def progress(what: str, total: int) -> Iterator[Advance]:
+    """Show how far something is. Call the value with (units done, text such as "loss 0.31")."""
+    if sys.stderr.isatty():
+        with _bar(what, total) as advance:
+            yield advance
+    else:
+        with _lines(what, total) as advance:
+            yield advance
+
+
+@contextlib.contextmanager
+def _bar(what: str, total: int) -> Iterator[Advance]:
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("         {task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(what, total=total, note="")
+        yield lambda done, note: bar.update(task, completed=done, note=note)
+
+
+@contextlib.contextmanager
+def _lines(what: str, total: int) -> Iterator[Advance]:
+    last = time.monotonic()
+
+    def advance(done: int, note: str) -> None:
+        nonlocal last
+        if time.monotonic() - last >= LINE_EVERY_SECONDS:
+            last = time.monotonic()
+            log.info("%s %d/%d %s", what, done, total, note)
+
+    yield advance

@@ -1,0 +1,471 @@
+"""The typed mirror of params.yaml, in the same order, and the one way to read it.
+
+No field has a default: a default is an input that DVC cannot see.  `load` checks the whole file
+and reports every fault at once, each with its line, rule and remedy.
+"""
+
+from __future__ import annotations
+
+import datetime
+import difflib
+import types
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import MarkedYAMLError
+
+Count = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Day = Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}$")]
+
+
+class Section(BaseModel):
+    """A mapping in params.yaml: unknown keys refused, nothing coerced."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Compute(Section):
+    seed: Annotated[int, Field(ge=0, lt=2**32)]
+    threads: Count
+    instruction_set: Literal["avx2", "native"]
+
+
+class Optimiser(Section):
+    """AdamW with a linear warm-up and a cosine down to zero."""
+
+    batch_size: Count
+    gradient_accumulation: Count
+    learning_rate: Positive
+    warmup_share: Share
+    weight_decay: NotNegative
+    max_grad_norm: Positive
+
+
+class Pretraining(Optimiser):
+    steps: Annotated[int, Field(ge=0)]
+
+
+class Scratch(Section):
+    text: Annotated[list[str], Field(min_length=1)]
+    vocab_size: Annotated[int, Field(ge=300)]
+    hidden_size: Annotated[int, Field(ge=64, multiple_of=64)]
+    layers: Count
+    heads: Count
+    intermediate_size: Annotated[int, Field(ge=64, multiple_of=64)]
+    context: Annotated[int, Field(ge=32)]
+    pretraining: Pretraining
+
+
+class Hub(Section):
+    repo: Annotated[str, Field(pattern=r"^[\w.-]+/[\w.-]+$")] | None
+    revision: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")] | None
+
+
+class Local(Section):
+    path: str | None
+
+
+class Gguf(Section):
+    path: str | None
+    package: str | None
+
+
+class Base(Section):
+    source: Literal["scratch", "hub", "local", "gguf"]
+    scratch: Scratch
+    hub: Hub
+    local: Local
+    gguf: Gguf
+    chat_template: str | None
+    trust_remote_code: bool
+
+
+class Source(Section):
+    file: str
+    kind: Literal["chat", "preference", "text"]
+    role: Literal["train", "regression"]
+    map: dict[str, str | dict[str, Any]] | None
+    columns: list[str] | None
+
+
+class Ingest(Section):
+    sources: Annotated[list[Source], Field(min_length=1)]
+    max_line_bytes: Count
+    max_reject_share: Share
+
+
+PrivacyAction = Literal["allow", "redact", "reject"]
+Range = Annotated[list[int], Field(min_length=2, max_length=2)]
+
+
+class Privacy(Section):
+    email: PrivacyAction
+    phone: PrivacyAction
+    iban: PrivacyAction
+    card: PrivacyAction
+
+
+class Validate(Section):
+    answer_schema: dict[str, Any] | None
+    min_rows: Annotated[int, Field(ge=0)]
+    prompt_chars: Range
+    answer_chars: Range
+    max_class_share: Share
+    contradictions: Literal["reject", "allow"]
+    privacy: Privacy
+    max_reject_share: Share
+
+
+class NearDuplicates(Section):
+    threshold: Annotated[float, Field(gt=0, le=1)]
+    shingle_words: Count
+    permutations: Annotated[int, Field(ge=16)]
+
+
+class Split(Section):
+    strategy: Literal["time", "random"]
+    test_from: Day | None
+    test_share: Annotated[float, Field(gt=0, lt=1)] | None
+    validation_share: Annotated[float, Field(gt=0, lt=1)]
+
+
+class Format(Section):
+    max_tokens: Annotated[int, Field(ge=16)]
+    near_duplicates: NearDuplicates
+    split: Split
+    hard_test_share: Annotated[float, Field(gt=0, le=1)]
+
+
+class Training(Optimiser):
+    """What the three training stages share."""
+
+    enabled: bool
+    epochs: Count
+
+
+class Cpt(Training):
+    block_tokens: Annotated[int, Field(ge=16)]
+
+
+class Sft(Training):
+    method: Literal["qlora", "lora"]
+    lora_r: Count
+    lora_alpha: Count
+    lora_dropout: Annotated[float, Field(ge=0, lt=1)]
+    target_modules: Literal["all-linear"] | Annotated[list[str], Field(min_length=1)]
+
+
+class Dpo(Training):
+    beta: Positive
+
+
+class Merge(Section):
+    onnx: bool
+    onnx_precision: Literal["fp32", "int4"]
+    max_kl: Positive
+
+
+class Evaluate(Section):
+    max_new_tokens: Count
+    confidence: Annotated[float, Field(gt=0, lt=1)]
+    regression_rows: Count
+    gates: dict[str, float]
+
+
+class Register(Section):
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+
+
+class Params(Section):
+    compute: Compute
+    base: Base
+    ingest: Ingest
+    validate_: Annotated[Validate, Field(alias="validate")]
+    format: Format
+    cpt: Cpt
+    sft: Sft
+    dpo: Dpo
+    merge: Merge
+    evaluate: Evaluate
+    register_: Annotated[Register, Field(alias="register")]
+
+    def each(self) -> dict[str, Section]:
+        """Every section, by its name in params.yaml."""
+        fields = type(self).model_fields.items()
+        return {info.alias or name: getattr(self, name) for name, info in fields}
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One fault of a params file: where, what value, which rule, how to mend it."""
+
+    file: str
+    line: int
+    key: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}: {self.key}: {self.text}"
+
+
+class ParamsError(Exception):
+    """All faults of a params file. `str()` is one line a fault."""
+
+    def __init__(self, problems: list[Problem]) -> None:
+        self.problems = sorted(problems, key=lambda problem: (problem.line, problem.key))
+        faults = "1 fault" if len(problems) == 1 else f"{len(problems)} faults"
+        super().__init__(
+            "\n".join([f"{faults} in {problems[0].file}:", *map(str, self.problems)])
+        )
+
+
+def load(path: Path) -> Params:
+    """Read and check a params file.
+
+    Raises:
+        ParamsError: with every fault of the file.
+    """
+    try:
+        document = YAML().load(path.read_text(encoding="utf-8"))
+        values = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        text = "does not exist; restore it with `git checkout params.yaml`"
+        raise ParamsError([Problem(path.name, 1, "file", text)]) from None
+    except UnicodeDecodeError as error:
+        text = f"byte {error.start} is not UTF-8; save the file as UTF-8"
+        raise ParamsError([Problem(path.name, 1, "file", text)]) from None
+    except MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = mark.line + 1 if mark else 1
+        text = f"not valid YAML: {error.problem}; compare with profiles/tiny.yaml"
+        raise ParamsError([Problem(path.name, line, "file", text)]) from None
+    if not isinstance(values, dict):
+        text = "must be a mapping of sections; restore it with `git checkout params.yaml`"
+        raise ParamsError([Problem(path.name, 1, "file", text)])
+
+    def problem(loc: tuple[int | str, ...], text: str) -> Problem:
+        return Problem(path.name, _line(document, loc), _dotted(loc), text)
+
+    problems = [problem(loc, text) for loc, text in _cross_checks(values)]
+    try:
+        params = Params.model_validate(values)
+    except ValidationError as error:
+        problems += [problem(*fault) for fault in _faults(error)]
+        raise ParamsError(problems) from None
+    if problems:
+        raise ParamsError(problems)
+    return params
+
+
+Loc = tuple[int | str, ...]
+
+
+def problem_at(path: Path, loc: Loc, text: str) -> Problem:
+    """A fault at a place of a YAML file, found outside the file's own rules."""
+    document = YAML().load(path.read_text(encoding="utf-8"))
+    return Problem(path.name, _line(document, loc), _dotted(loc), text)
+
+
+def _faults(error: ValidationError) -> Iterator[tuple[Loc, str]]:
+    """pydantic's errors as (place, sentence), one for each place.
+
+    A union reports a fault for each of its members; they share a place and only the first is told.
+    """
+    seen: set[Loc] = set()
+    for item in error.errors(include_url=False):
+        loc = _in_file(item["loc"])
+        if loc in seen:
+            continue
+        seen.add(loc)
+        yield loc, _sentence(item["type"], item["msg"], loc, item["input"])
+
+
+def _in_file(loc: Loc) -> Loc:
+    """Drop the union members that pydantic adds to a location; keep what stands in the file."""
+    kept: list[int | str] = []
+    annotation: Any = Params
+    for part in loc:
+        step = _child(annotation, part)
+        if step is _ABSENT:
+            if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+                kept.append(part)  # an unknown key: nothing lies below it
+            break
+        kept.append(part)
+        annotation = step
+    return tuple(kept)
+
+
+_ABSENT = object()
+
+
+def _child(annotation: Any, part: int | str) -> Any:
+    """The type below `annotation` at `part`, or _ABSENT when `part` is no place in the file."""
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        return _child(get_args(annotation)[0], part)
+    if origin in (Union, types.UnionType):
+        found = (_child(member, part) for member in get_args(annotation))
+        return next((child for child in found if child is not _ABSENT), _ABSENT)
+    if origin is list and isinstance(part, int):
+        return get_args(annotation)[0]
+    if origin is dict and isinstance(part, str):
+        return get_args(annotation)[1]
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        for name, info in annotation.model_fields.items():
+            if part in (name, info.alias):
+                return info.annotation
+    return _ABSENT
+
+
+def _sentence(kind: str, message: str, loc: Loc, value: Any) -> str:
+    if kind == "extra_forbidden":
+        known = _keys_beside(loc)
+        near = difflib.get_close_matches(str(loc[-1]), known, n=1, cutoff=0.5)
+        remedy = f"did you mean {near[0]}?" if near else f"remove it; known: {', '.join(known)}"
+        return f"unknown key; {remedy}"
+    if kind == "missing":
+        return "missing; add it (profiles/tiny.yaml has the default values)"
+    rule = message.replace("Input should be ", "must be ").replace("Value should", "must")
+    rule = rule.replace("valid ", "").replace("a integer", "a whole number")
+    if kind == "string_pattern_mismatch":
+        rule = _PATTERNS.get(str(loc[-1]), rule)
+    if kind == "float_type" and isinstance(value, str):
+        rule += " (write 2.0e-4, with a point and without quotes)"
+    if kind == "string_type" and isinstance(value, datetime.date):
+        value, rule = str(value), rule + " (put it in quotes)"
+    return f"is {value!r}, {rule}"
+
+
+_PATTERNS = {
+    "revision": "must be the 40 hex digits of a commit; a branch or tag can move. "
+    "Find it under Files and versions > History of the model's page",
+    "repo": "must be owner/name",
+    "test_from": "must be a day in quotes, as in \"2026-08-31\"",
+    "name": "must begin with a letter or digit and hold letters, digits, . _ - alone",
+}
+
+
+def _keys_beside(loc: Loc) -> list[str]:
+    annotation: Any = Params
+    for part in loc[:-1]:
+        annotation = _child(annotation, part)
+    while not isinstance(annotation, type):
+        annotation = next(arg for arg in get_args(annotation) if arg is not type(None))
+    return [info.alias or name for name, info in annotation.model_fields.items()]
+
+
+def _cross_checks(values: Mapping[str, Any]) -> Iterator[tuple[Loc, str]]:
+    """Rules between keys, on the raw file, so that they are reported beside faults of type."""
+    for check in _CHECKS:
+        try:
+            yield from check(values)
+        except (KeyError, TypeError, AttributeError, ValueError, IndexError):
+            continue  # the file's shape is wrong there, and pydantic says so
+
+
+def _check_base(values: Mapping[str, Any]) -> Iterator[tuple[Loc, str]]:
+    base = values["base"]
+    needed = {"hub": ["repo", "revision"], "local": ["path"]}.get(base["source"], [])
+    for key in needed:
+        if base[base["source"]][key] is None:
+            rule = _PATTERNS["revision"] if key == "revision" else "name what to load"
+            yield ("base", base["source"], key), f"is null, but source is {base['source']}; {rule}"
+    if base["source"] == "gguf" and (base["gguf"]["path"] is None) == (
+        base["gguf"]["package"] is None
+    ):
+        yield ("base", "gguf"), "needs either path or package, not both; set the other to null"
+    scratch = base["scratch"]
+    if scratch["hidden_size"] % scratch["heads"] or (scratch["hidden_size"] // scratch["heads"]) % 2:
+        text = f"is {scratch['heads']}, but must divide hidden_size into an even head width"
+        yield ("base", "scratch", "heads"), text
+
+
+def _check_maps(values: Mapping[str, Any]) -> Iterator[tuple[Loc, str]]:
+    for index, source in enumerate(values["ingest"]["sources"]):
+        if source["map"] is None:
+            continue
+        needed, allowed = _MAP_KEYS[source["kind"]]
+        loc = ("ingest", "sources", index, "map")
+        for key in sorted(needed - set(source["map"])):
+            yield loc, f"lacks {key}, which kind {source['kind']} needs; add it"
+        for key in sorted(set(source["map"]) - needed - allowed):
+            known = ", ".join(sorted(needed | allowed))
+            yield (*loc, key), f"is no part of a {source['kind']} record; known: {known}"
+
+
+_ABOUT = {"id", "time", "group"}
+_MAP_KEYS = {
+    "chat": ({"user", "assistant"}, {"system", *_ABOUT}),
+    "preference": ({"user", "chosen", "rejected"}, {"system", *_ABOUT}),
+    "text": ({"text"}, _ABOUT),
+}
+
+
+def _check_split(values: Mapping[str, Any]) -> Iterator[tuple[Loc, str]]:
+    split = values["format"]["split"]
+    needed = {"time": "test_from", "random": "test_share"}[split["strategy"]]
+    if split[needed] is None:
+        text = f"is null, but strategy is {split['strategy']}; give a value"
+        yield ("format", "split", needed), text
+
+
+def _check_ranges(values: Mapping[str, Any]) -> Iterator[tuple[Loc, str]]:
+    for key in ("prompt_chars", "answer_chars"):
+        low, high = values["validate"][key]
+        if low > high:
+            yield ("validate", key), f"is [{low}, {high}], shortest first; swap them"
+
+
+def _check_stages(values: Mapping[str, Any]) -> Iterator[tuple[Loc, str]]:
+    if values["dpo"]["enabled"] and not values["sft"]["enabled"]:
+        text = "is true, but sft.enabled is false; DPO continues the SFT adapter: switch both"
+        yield ("dpo", "enabled"), text
+    kinds = [source["kind"] for source in values["ingest"]["sources"] if source["role"] == "train"]
+    for stage, kind in (("cpt", "text"), ("sft", "chat"), ("dpo", "preference")):
+        if values[stage]["enabled"] and kind not in kinds:
+            text = f"is true, but no source in ingest.sources has kind {kind}; add one or say false"
+            yield (stage, "enabled"), text
+
+
+def _check_lengths(values: Mapping[str, Any]) -> Iterator[tuple[Loc, str]]:
+    if values["base"]["source"] != "scratch":
+        return
+    context = values["base"]["scratch"]["context"]
+    for loc in (("format", "max_tokens"), ("cpt", "block_tokens")):
+        length = values[loc[0]][loc[1]]
+        if length > context:
+            yield loc, f"is {length}, more than base.scratch.context ({context}); lower it"
+
+
+_CHECKS: tuple[Callable[[Mapping[str, Any]], Iterator[tuple[Loc, str]]], ...] = (
+    _check_base,
+    _check_maps,
+    _check_split,
+    _check_ranges,
+    _check_stages,
+    _check_lengths,
+)
+
+
+def _line(document: Any, loc: Loc) -> int:
+    """The line of a key, or of the nearest mapping above it that the file has."""
+    line = 0
+    for part in loc:
+        try:
+            line = document.lc.key(part)[0] if isinstance(part, str) else document.lc.item(part)[0]
+            document = document[part]
+        except (AttributeError, KeyError, IndexError, TypeError):
+            break
+    return line + 1
+
+
+def _dotted(loc: Loc) -> str:
+    parts = (f"[{part}]" if isinstance(part, int) else f".{part}" for part in loc)
+    return "".join(parts).removeprefix(".")
