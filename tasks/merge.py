@@ -1,0 +1,76 @@
+"""Fold the adapter into the weights, export ONNX, and prove that what is served is what was trained."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+
+from tasks.lineage import stage
+from tasks.lineage.compute import seed
+from tasks.lineage.console import log
+from tasks.lineage.stage import GateError, Metrics, Out
+from tasks.model import chat, load, merging
+from tasks.params import Compute, Merge
+
+PROMPTS = 16
+"""How many test conversations the models are compared on."""
+
+
+def run(
+    base: Path, adapter: Path, data: Path, out: Out, onnx: Out, merge: Merge, compute: Compute
+) -> Metrics:
+    """Write the merged model and its ONNX export. Fails when either answers differently."""
+    from tasks.training.loop import quiet
+
+    quiet()
+    seed(compute)
+    merging.merge(base, adapter, out)
+
+    prompts = fixed_conversations(data, out)
+    check_contract(data, out)
+    kl, agreement = merging.divergence(
+        merging.load_unmerged(base, adapter), load.load_model(out), prompts
+    )
+    log.info("merged against trained: KL %.2g nats a token, same token %.2f%%", kl, 100 * agreement)
+    if kl > merge.max_kl:
+        raise GateError(
+            f"the merged model differs from the trained one by {kl:.2g} nats a token, more than "
+            f"merge.max_kl ({merge.max_kl:.2g}); see whether bitsandbytes quantises the same twice"
+        )
+    metrics = {"merged_kl": float(f"{kl:.3g}"), "merged_same_token": round(agreement, 6)}
+
+    onnx.mkdir(parents=True)
+    if not merge.onnx:
+        log.info("ONNX export switched off; the merged model is what is served")
+        return metrics
+    from tasks.model.export import export_onnx
+
+    export_onnx([(out, onnx)], merge.onnx_precision)
+    size = sum(file.stat().st_size for file in onnx.iterdir())
+    log.info("exported to ONNX: %.1f MB, %s", size / 1e6, merge.onnx_precision)
+    return metrics
+
+
+def fixed_conversations(data: Path, model: Path) -> list[list[int]]:
+    """Token ids of the first test conversations, answers included."""
+    tokenizer = chat.load_tokenizer(model)
+    with (data / "test.jsonl").open(encoding="utf-8") as lines:
+        rows = [json.loads(line) for line in itertools.islice(lines, PROMPTS)]
+    return [chat.render(row["messages"], tokenizer).ids for row in rows]
+
+
+def check_contract(data: Path, model: Path) -> None:
+    """Raise GateError unless the model folder renders the fixtures as `format` did."""
+    agreed = json.loads((data / "contract.json").read_text(encoding="utf-8"))
+    found = chat.contract(chat.load_tokenizer(model))
+    for key in agreed:
+        if agreed[key] != found.get(key):
+            raise GateError(
+                f"{model} breaks the chat contract of {data / 'contract.json'} in {key}: it would be "
+                "asked otherwise than it was trained; run `dvc repro format` and see what changed"
+            )
+
+
+if __name__ == "__main__":
+    stage.main(run)

