@@ -43,11 +43,12 @@ def build(raw: Path, out: Path, base: Base, compute: Compute) -> None:
         raise StageError(f"base.scratch.text: {', '.join(missing)} not found below {raw}")
     quiet()
     seed(compute)
-    text = scratch.read_text(raw, settings.text)
-    tokenizer = scratch.build_tokenizer(text, settings)
+    rows = scratch.read_rows(raw, settings.text)
+    tokenizer = scratch.build_tokenizer(map(scratch.plain, rows), settings)
     model = scratch.build_model(tokenizer, settings)
     if settings.pretraining.steps:
-        blocks = packed_blocks(text, tokenizer, settings.context // 2)
+        texts = (scratch.as_text(row, tokenizer) for row in rows)
+        blocks = packed_blocks(texts, tokenizer, settings.context // 2)
         length = {"max_steps": settings.pretraining.steps}
         train_causal(model, blocks, settings.pretraining, compute, length, curve=None)
     parameters = sum(parameter.numel() for parameter in model.parameters())

@@ -45,6 +45,7 @@ class Optimiser(Section):
     learning_rate: Positive
     warmup_share: Share
     weight_decay: NotNegative
+    adam_beta2: Annotated[float, Field(gt=0, lt=1)]
     max_grad_norm: Positive
 
 

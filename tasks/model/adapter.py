@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -106,12 +107,15 @@ def trainable_in_float32(model: PeftModel) -> PeftModel:
 
 @contextlib.contextmanager
 def kept_in_float32(model: PeftModel) -> Iterator[None]:
-    """Undo what TRL's trainers do to a QLoRA adapter while they are built: they round it to bfloat16,
-    the reference copy for DPO included."""
+    """Undo what TRL's trainers do to an adapter while they are built.
+
+    They round a QLoRA adapter to bfloat16, and the reference copy that they make of it for DPO leaves
+    out the adapters of embeddings.
+    """
     exact = {name: value.data.clone() for name, value in model.named_parameters() if value.requires_grad}
     yield
     for name, value in model.named_parameters():
-        original = exact.get(name.replace(".ref.", ".default."))
+        original = exact.get(re.sub(r"\.ref(?=\.|$)", ".default", name))
         if original is not None:
             value.data = original.clone()
 
@@ -141,7 +145,7 @@ def _targets(model: PreTrainedModel, settings: Sft) -> str | list[str]:
         {
             name.rpartition(".")[2]
             for name, module in model.named_modules()
-            if isinstance(module, torch.nn.Linear)
+            if isinstance(module, torch.nn.Linear | torch.nn.Embedding)
         }
     )
     unknown = [target for target in settings.target_modules if target not in names]

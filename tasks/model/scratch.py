@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,11 +13,11 @@ if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 BEGIN, END, PAD = "<|begin|>", "<|end|>", "<|pad|>"
-ROLES = ("<|system|>", "<|user|>", "<|assistant|>")
-
+# Plain lines, as the text that it is pretrained on has them: a model this small has no use for role
+# tokens that it never met.
 TEMPLATE = (
-    "{{ bos_token }}{% for message in messages %}<|{{ message.role }}|>{{ message.content }}"
-    "{{ eos_token }}{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
+    "{% for message in messages %}{{ message.content }}"
+    "{% if message.role == 'assistant' %}{{ eos_token }}{% else %}{{ '\\n' }}{% endif %}{% endfor %}"
 )
 
 
@@ -35,7 +36,7 @@ def build_tokenizer(text: Iterable[str], settings: Scratch) -> PreTrainedTokeniz
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=settings.vocab_size,
-        special_tokens=[PAD, BEGIN, END, *ROLES],
+        special_tokens=[PAD, BEGIN, END],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
@@ -45,7 +46,6 @@ def build_tokenizer(text: Iterable[str], settings: Scratch) -> PreTrainedTokeniz
         bos_token=BEGIN,
         eos_token=END,
         pad_token=PAD,
-        additional_special_tokens=list(ROLES),
         model_max_length=settings.context,
         clean_up_tokenization_spaces=False,
     )
@@ -62,7 +62,7 @@ def build_model(tokenizer: PreTrainedTokenizerFast, settings: Scratch) -> LlamaF
     from transformers import LlamaConfig, LlamaForCausalLM
 
     config = LlamaConfig(
-        vocab_size=settings.vocab_size,
+        vocab_size=len(tokenizer),
         hidden_size=settings.hidden_size,
         intermediate_size=settings.intermediate_size,
         num_hidden_layers=settings.layers,
@@ -72,20 +72,15 @@ def build_model(tokenizer: PreTrainedTokenizerFast, settings: Scratch) -> LlamaF
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
-        tie_word_embeddings=True,
+        tie_word_embeddings=False,  # so that an adapter on the embeddings merges as it was trained
         dtype="float32",
     )
     return LlamaForCausalLM(config)
 
 
-def read_text(raw: Path, names: Iterable[str]) -> list[str]:
-    """The texts of JSONL files: every string value of a row, one text a row.
-
-    Faulty lines are left out: `ingest` is where they are reported.
-    """
-    import json
-
-    texts = []
+def read_rows(raw: Path, names: Iterable[str]) -> list[dict[str, str]]:
+    """The rows of JSONL files, text values alone.  Faulty lines are left out: `ingest` reports them."""
+    rows = []
     for name in names:
         for line in (raw / name).read_bytes().splitlines():
             try:
@@ -93,6 +88,23 @@ def read_text(raw: Path, names: Iterable[str]) -> list[str]:
             except ValueError:
                 continue
             if isinstance(row, dict):
-                words = [value for key, value in row.items() if isinstance(value, str) and key != "id"]
-                texts.append("\n".join(words))
-    return texts
+                rows.append({key: text for key, text in row.items() if isinstance(text, str)})
+    return rows
+
+
+def as_text(row: dict[str, str], tokenizer: PreTrainedTokenizerFast) -> str:
+    """A row to pretrain on: a conversation where it has an instruction, so that the model meets the
+    template, else its text."""
+    if "instruction" in row:
+        turns = [
+            {"role": "user", "content": row["instruction"]},
+            {"role": "assistant", "content": row["output"]},
+        ]
+        text: str = tokenizer.apply_chat_template(turns, tokenize=False)
+        return text.removesuffix(END)  # packing puts one behind each text
+    return plain(row)
+
+
+def plain(row: dict[str, str]) -> str:
+    """The text of a row, without its id."""
+    return "\n\n".join(text for key, text in row.items() if key != "id")

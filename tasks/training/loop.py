@@ -40,6 +40,7 @@ def arguments(settings: Optimiser, compute: Compute, scratch: Path) -> dict[str,
         "lr_scheduler_type": "cosine",
         "warmup_steps": settings.warmup_share,  # below 1 it is a share of all steps
         "weight_decay": settings.weight_decay,
+        "adam_beta2": settings.adam_beta2,
         "max_grad_norm": settings.max_grad_norm,
         "optim": "adamw_torch_fused",  # the unfused one takes square roots from MKL, by vendor
         "seed": compute.seed,

@@ -1,0 +1,214 @@
+"""From columns to records: templates, well-known formats, and what is refused."""
+
+import json
+from typing import Any
+
+import pytest
+
+from tasks.dataset.faults import RowError
+from tasks.dataset.mapping import Template, mapper
+from tasks.lineage.stage import StageError
+from tasks.params import Source
+
+
+def source(kind: str = "chat", map: Any = None, columns: Any = None) -> Source:
+    values = {"file": "a.jsonl", "kind": kind, "role": "train", "map": map, "columns": columns}
+    return Source.model_validate(values)
+
+
+def record(values: dict[str, Any], kind: str = "chat", map: Any = None) -> Any:
+    return mapper(source(kind, map), "ingest.sources[0]").record(values, "line-7")
+
+
+def test_a_template_reads_columns_and_nothing_else() -> None:
+    assert Template("{a}-{b c}", "key").fill({"a": "1", "b c": "2"}) == "1-2"
+    assert Template('{{"x": {a}}}', "key").fill({"a": "{b}", "b": "no"}) == '{"x": {b}}'
+    assert Template("{a.__class__}", "key").columns == ["a.__class__"]
+    assert Template("{a[0]!r:>9}", "key").columns == ["a[0]!r:>9"]
+
+
+@pytest.mark.parametrize(
+    ("text", "at"), [("{", 1), ("a}", 2), ("{}", 1), ("a {b", 3), ("{a{b}", 1)]
+)
+def test_a_lone_brace_is_a_fault_of_params(text: str, at: int) -> None:
+    with pytest.raises(StageError) as caught:
+        Template(text, "ingest.sources[0].map.user")
+    assert str(caught.value).startswith(
+        f"params.yaml: ingest.sources[0].map.user is {text!r}: "
+        f"the brace at character {at} stands alone"
+    )
+
+
+def test_an_answer_given_as_a_mapping_becomes_json() -> None:
+    answer = {"category": "{c}", "note": "{{{c}}} ä", "list": ["{c}", 1, None], "in": {"x": True}}
+    made = record({"t": "hi", "c": 'a "b"\n'}, map={"user": "{t}", "assistant": answer})
+    content = made["messages"][-1]["content"]
+    assert content.startswith('{"category":"a \\"b\\"\\n","note":"{a \\"b\\"\\n} ä",')
+    assert json.loads(content)["list"] == ['a "b"\n', 1, None]
+    assert json.loads(content)["in"] == {"x": True}
+
+
+def test_a_mapped_chat_record() -> None:
+    fields = {
+        "id": "{n}", "time": "{at}", "group": "{who}", "system": "Be brief.",
+        "user": "{q}", "assistant": "{a}",
+    }  # fmt: skip
+    row = {"n": 12, "at": "2026-08-31T10:00:00Z", "who": "", "q": "Hi", "a": "Yo"}
+    assert record(row, map=fields) == {
+        "id": "12",
+        "source": "a.jsonl",
+        "role": "train",
+        "time": "2026-08-31T10:00:00Z",
+        "group": None,
+        "messages": [
+            {"role": "system", "content": "Be brief."},
+            {"role": "user", "content": "Hi"},
+            {"role": "assistant", "content": "Yo"},
+        ],
+    }
+
+
+def test_records_without_an_id_are_named_by_their_line() -> None:
+    assert record({"text": "t"}, "text", {"text": "{text}"})["id"] == "line-7"
+    assert record({"text": "t"}, "text")["id"] == "line-7"
+
+
+MAP = {"id": "{id}", "time": "{at}", "user": "{q}", "assistant": "{a}"}
+ROW = {"id": "1", "at": None, "q": "Hi", "a": "Yo"}
+
+
+@pytest.mark.parametrize(
+    ("change", "reason", "detail"),
+    [
+        ({"q": 48213}, "wrong_type", "column 'q' is a number, not a string"),
+        ({"q": None}, "wrong_type", "column 'q' is null, not a string"),
+        ({"q": ["x"]}, "wrong_type", "column 'q' is an array, not a string"),
+        ({"a": True}, "wrong_type", "column 'a' is a boolean, not a string"),
+        ({"id": 1.5}, "wrong_type", "column 'id' is a number, not a string"),
+        ({"id": True}, "wrong_type", "column 'id' is a boolean, not a string"),
+        ({"id": " "}, "empty_id", "the id is blank"),
+        ({"q": ""}, "empty_text", "the user text is blank"),
+        ({"a": " \n"}, "empty_text", "the assistant text is blank"),
+        ({"at": "31/08/2026"}, "bad_time", "the time is not ISO 8601, as 2026-08-31T12:00:00Z"),
+        ({"q": ...}, "missing_column", "column 'q' is not there"),
+        ({"at": ...}, "missing_column", "column 'at' is not there"),
+    ],
+)
+def test_what_a_map_refuses(change: dict[str, Any], reason: str, detail: str) -> None:
+    row = {key: value for key, value in {**ROW, **change}.items() if value is not ...}
+    with pytest.raises(RowError) as caught:
+        record(row, map=MAP)
+    assert (caught.value.reason, caught.value.detail) == (reason, detail)
+
+
+def test_a_column_that_columns_does_not_list() -> None:
+    with pytest.raises(StageError) as caught:
+        mapper(
+            source(map={"user": "{q}", "assistant": {"x": "{zz}"}}, columns=["q", "a"]),
+            "sources[1]",
+        )
+    assert str(caught.value) == (
+        "params.yaml: sources[1].map.assistant reads column 'zz', which sources[1].columns does "
+        "not list; it lists q, a"
+    )
+
+
+def test_a_column_that_no_row_has() -> None:
+    made = mapper(source(map={"user": "{q}", "assistant": "{zz}"}), "sources[1]")
+    with pytest.raises(RowError, match="missing_column"):
+        made.record({"q": "Hi"}, "1")
+    with pytest.raises(StageError) as caught:
+        made.finish()
+    assert str(caught.value) == (
+        "params.yaml: sources[1].map.assistant reads column 'zz', which no row of a.jsonl has; "
+        "name a column that the file has"
+    )
+
+
+TURNS = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yo"}]
+
+
+@pytest.mark.parametrize(
+    ("kind", "row", "expected"),
+    [
+        ("chat", {"messages": TURNS}, {"messages": TURNS}),
+        ("chat", {"prompt": "Hi", "completion": "Yo"}, {"messages": TURNS}),
+        ("chat", {"instruction": "Hi", "output": "Yo"}, {"messages": TURNS}),
+        ("chat", {"instruction": "Hi", "input": "", "output": "Yo"}, {"messages": TURNS}),
+        (
+            "chat",
+            {"instruction": "Add", "input": "1 2", "output": "3"},
+            {
+                "messages": [
+                    {"role": "user", "content": "Add\n\n1 2"},
+                    {"role": "assistant", "content": "3"},
+                ]
+            },
+        ),
+        (
+            "chat",
+            {"system": "S", "prompt": "Hi", "completion": "Yo"},
+            {"messages": [{"role": "system", "content": "S"}, *TURNS]},
+        ),
+        (
+            "preference",
+            {"prompt": "Hi", "chosen": "Yo", "rejected": "No"},
+            {"prompt": TURNS[:1], "chosen": "Yo", "rejected": "No"},
+        ),
+        ("text", {"text": "Hi"}, {"text": "Hi"}),
+    ],
+)
+def test_formats_that_need_no_map(kind: str, row: dict[str, Any], expected: dict[str, Any]) -> None:
+    about = {"id": "9", "time": "2026-08-31", "group": "g"}
+    made = record({**row, **about}, kind)
+    assert made == {"source": "a.jsonl", "role": "train", **about, **expected}
+    assert record({**row, "id": 9}, kind)["id"] == "9"
+
+
+@pytest.mark.parametrize(
+    ("messages", "reason"),
+    [
+        ("Hi", "bad_messages"),
+        ([], "bad_messages"),
+        (TURNS[:1], "bad_messages"),
+        (TURNS[::-1], "bad_messages"),
+        ([*TURNS, *TURNS[:1]], "bad_messages"),
+        ([TURNS[0], *TURNS], "bad_messages"),
+        ([*TURNS, {"role": "system", "content": "S"}, *TURNS], "bad_messages"),
+        ([TURNS[0], {"role": "tool", "content": "x"}], "bad_messages"),
+        ([TURNS[0], {"role": "assistant", "content": "x", "tool_calls": []}], "bad_messages"),
+        ([TURNS[0], {"role": ["assistant"], "content": "x"}], "bad_messages"),
+        ([TURNS[0], "Yo"], "bad_messages"),
+        ([TURNS[0], {"role": "assistant", "content": None}], "wrong_type"),
+        ([TURNS[0], {"role": "assistant", "content": " "}], "empty_text"),
+    ],
+)
+def test_chats_that_are_none(messages: Any, reason: str) -> None:
+    with pytest.raises(RowError) as caught:
+        record({"messages": messages})
+    assert caught.value.reason == reason
+
+
+def test_a_pair_without_a_difference_teaches_nothing() -> None:
+    with pytest.raises(RowError, match="same_answers"):
+        record({"prompt": "Hi", "chosen": "Yo", "rejected": "Yo"}, "preference")
+
+
+def test_the_first_row_that_fits_settles_the_format() -> None:
+    made = mapper(source(), "sources[0]")
+    made.record({"prompt": "Hi", "completion": "Yo"}, "1")
+    with pytest.raises(RowError, match="missing_column: column 'prompt' is not there"):
+        made.record({"instruction": "Hi", "output": "Yo"}, "2")
+
+
+def test_columns_that_no_format_has() -> None:
+    made = mapper(source(), "ingest.sources[0]")
+    with pytest.raises(RowError, match="unknown_format: columns fit none of: messages"):
+        made.record({"question": "Hi", "answer": "Yo"}, "1")
+    with pytest.raises(StageError) as caught:
+        made.finish()
+    assert str(caught.value) == (
+        "params.yaml: ingest.sources[0].map is null, but a.jsonl has columns question, answer, "
+        "which are no known chat format (messages | prompt+completion | instruction+output); "
+        "write a map"
+    )

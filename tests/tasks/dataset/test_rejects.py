@@ -1,0 +1,47 @@
+"""The reject file: places, counts, and nothing personal in it."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tasks.dataset.rejects import Rejects, account
+from tasks.lineage.stage import StageError
+
+
+def test_a_reject_holds_no_personal_data_in_any_field(tmp_path: Path) -> None:
+    secret = "anna.berg@example.com"
+    with Rejects(tmp_path / "rejected" / "stage.jsonl") as rejects:
+        rejects.add("a.jsonl", "wrong_type", f"column {secret!r}", f"mail {secret}", id=secret)
+    text = (tmp_path / "rejected" / "stage.jsonl").read_text(encoding="utf-8")
+    assert secret not in text
+    assert json.loads(text) == {
+        "source": "a.jsonl",
+        "file": None,
+        "line": None,
+        "byte": None,
+        "id": "[email]",
+        "reason": "wrong_type",
+        "detail": "column '[email]'",
+        "snippet": "mail [email]",
+    }
+    assert secret not in rejects.over({"a.jsonl": 1}, 0.0, "key")[0]
+
+
+def test_counts_by_heading_and_reason(tmp_path: Path) -> None:
+    with Rejects(tmp_path / "stage.jsonl") as rejects:
+        for source, reason in (("a", "x"), ("a", "y"), ("b", "y"), ("b", "y")):
+            rejects.add(source, reason, "", b"", under="chat" if source == "a" else None)
+    assert rejects.by_reason("chat") == {"x": 1, "y": 1}
+    assert (rejects.count("chat"), rejects.count("b"), rejects.count("a")) == (2, 2, 0)
+    assert rejects.total() == {"x": 1, "y": 3}
+    assert rejects.over({"chat": 4, "b": 4}, 0.5, "key") == []
+    assert len(rejects.over({"chat": 3, "b": 4}, 0.5, "key")) == 1
+
+
+def test_a_row_that_went_missing_is_a_fault_of_the_code() -> None:
+    account("a.jsonl", 3, 2, 1)
+    with pytest.raises(
+        StageError, match=r"a.jsonl: 3 rows in, but 2 out and 0 rejected; a row went"
+    ):
+        account("a.jsonl", 3, 2, 0)

@@ -1,0 +1,59 @@
+"""Which rows are evaluated on."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tasks.evaluation import rows
+from tasks.lineage.stage import StageError
+
+
+def chat(id: str, source: str = "s.jsonl") -> dict[str, object]:
+    turns = [{"role": "user", "content": f"q {id}"}, {"role": "assistant", "content": f"a {id}"}]
+    return {"id": id, "source": source, "messages": turns}
+
+
+def write(folder: Path, **parts: list[dict[str, object]]) -> Path:
+    for part in rows.PARTS:
+        text = "".join(json.dumps(row) + "\n" for row in parts.get(part, []))
+        (folder / f"{part}.jsonl").write_text(text)
+    return folder
+
+
+def test_hard_rows_are_test_rows_of_the_same_source_and_id(tmp_path: Path) -> None:
+    data = write(
+        tmp_path,
+        test=[chat("1"), chat("2"), chat("2", "other.jsonl")],
+        hard_test=[chat("2")],
+        regression=[chat("2"), chat("1")],
+    )
+    found = rows.read(data, 1)
+    assert [(row.source, row.id, row.split, row.hard) for row in found] == [
+        ("s.jsonl", "1", "test", False),
+        ("s.jsonl", "2", "test", True),
+        ("other.jsonl", "2", "test", False),
+        ("s.jsonl", "2", "regression", False),
+    ]
+    assert [row for row in found if row.is_in("hard_test")] == [found[1]]
+    assert (found[0].prompt, found[0].expected) == (chat("1")["messages"][:1], "a 1")
+
+
+def test_no_test_rows(tmp_path: Path) -> None:
+    data = write(tmp_path, regression=[chat("1")])
+    with pytest.raises(StageError, match=r"test.jsonl has 0 rows, and a verdict needs a test; set"):
+        rows.read(data, 5)
+
+
+def test_counts(tmp_path: Path) -> None:
+    data = write(tmp_path, train=[chat("1"), chat("2")], test=[chat("3")])
+    assert rows.counts(data) == {
+        "train": 2,
+        "validation": 0,
+        "test": 1,
+        "hard_test": 0,
+        "regression": 0,
+        "preferences": 0,
+        "preferences_validation": 0,
+        "corpus": 0,
+    }

@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from tasks.lineage import compute
+from tasks.params import Compute
+
+PINNED = Compute(seed=7, threads=2, instruction_set="avx2")
+
+
+def test_threads_and_instruction_set_are_pinned() -> None:
+    environment = compute.environment(PINNED)
+    assert environment["OMP_NUM_THREADS"] == environment["MKL_NUM_THREADS"] == "2"
+    assert environment["ATEN_CPU_CAPABILITY"] == "avx2"
+    assert environment["PYTHONHASHSEED"] == "0"
+
+
+def test_native_leaves_the_instruction_set_open() -> None:
+    native = compute.environment(Compute(seed=7, threads=2, instruction_set="native"))
+    assert "ATEN_CPU_CAPABILITY" not in native
+    assert "MKL_CBWR" not in native
+
+
+def test_a_process_is_pinned_when_its_environment_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in compute.environment(PINNED).items():
+        monkeypatch.setenv(name, value)
+    assert compute.pinned(PINNED)
+    assert not compute.pinned(Compute(seed=7, threads=3, instruction_set="avx2"))
+
+
+def test_the_seed_decides_every_generator() -> None:
+    import numpy as np
+    import torch
+
+    def draw() -> tuple[float, float, float]:
+        compute.seed(PINNED)
+        return random.random(), float(np.random.rand()), float(torch.rand(1))
+
+    try:
+        assert draw() == draw()
+    finally:
+        torch.use_deterministic_algorithms(False)

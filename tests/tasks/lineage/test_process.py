@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tasks.lineage import process
+
+
+def test_the_lock_names_its_holder(tmp_path: Path) -> None:
+    with process.only_writer("sft", tmp_path):
+        message = f"stage sft is already being run by process {os.getpid()}; wait for it, or stop"
+        with (
+            pytest.raises(process.Busy, match=message),
+            process.only_writer("sft", tmp_path, wait_seconds=0.1),
+        ):
+            pass
+
+
+def test_stages_do_not_block_each_other(tmp_path: Path) -> None:
+    with process.only_writer("sft", tmp_path), process.only_writer("dpo", tmp_path, 0.1):
+        pass
+
+
+def test_the_lock_of_a_killed_holder_is_free(tmp_path: Path) -> None:
+    hold = (
+        "import time; from pathlib import Path; from tasks.lineage import process\n"
+        f"with process.only_writer('sft', Path({str(tmp_path)!r})):\n"
+        "    print(flush=True); time.sleep(60)"
+    )
+    holder = subprocess.Popen([sys.executable, "-c", hold], stdout=subprocess.PIPE)
+    assert holder.stdout is not None
+    holder.stdout.readline()
+    with pytest.raises(process.Busy), process.only_writer("sft", tmp_path, wait_seconds=0.1):
+        pass
+    holder.kill()
+    with process.only_writer("sft", tmp_path, wait_seconds=5):
+        pass
+    holder.communicate()
+
+
+def test_sigterm_runs_finally_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        process.raise_on_sigterm()
+        with pytest.raises(process.Terminated):
+            os.kill(os.getpid(), signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGTERM, before)
