@@ -122,7 +122,7 @@ def kept_in_float32(model: PeftModel) -> Iterator[None]:
 
 def save(model: PeftModel, base: Path, method: Literal["lora", "qlora"], out: Path) -> None:
     """Write the adapter named `default`; nothing in it names a folder of this machine."""
-    model.save_pretrained(out, selected_adapters=["default"])
+    model.save_pretrained(out, selected_adapters=["default"], save_embedding_layers=False)
     (out / "README.md").unlink(missing_ok=True)
     file = out / "adapter_config.json"
     config: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
