@@ -11,8 +11,8 @@ from data.generator.messages import Desk, Message, expand, moment, quota, scene
 
 SPRING = datetime(2026, 4, 6)
 SPRING_DAYS = 84
-SHIFT_LOGS, LOG_MESSAGES, LOG_NOTES = 32, 8, 44
-SUMMARIES, TICKETS = 20, 7
+SHIFT_LOGS, LOG_MESSAGES, LOG_NOTES = 30, 8, 38
+SUMMARIES, TICKETS = 16, 7
 COACHING_CASES = 6
 
 Document = tuple[str, str]
