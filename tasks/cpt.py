@@ -14,9 +14,7 @@ from tasks.params import Compute, Cpt
 from tasks.training import causal, examples, loop
 
 
-def run(
-    base: Path, data: Path, out: Out, curve: Out, cpt: Cpt, compute: Compute
-) -> Metrics:
+def run(base: Path, data: Path, out: Out, curve: Out, cpt: Cpt, compute: Compute) -> Metrics:
     """Train all weights on packed text. The output is a complete model."""
     if not cpt.enabled:
         shutil.copytree(base, out)

@@ -1,4 +1,4 @@
-"""Direct preference optimisation: the SFT adapter learns to prefer good answers (Rafailov et al. 2023)."""
+"""Direct preference optimisation: the adapter learns to prefer good answers (Rafailov et al. 2023)."""
 
 from __future__ import annotations
 

@@ -222,9 +222,7 @@ class ParamsError(Exception):
     def __init__(self, problems: list[Problem]) -> None:
         self.problems = sorted(problems, key=lambda problem: (problem.line, problem.key))
         faults = "1 fault" if len(problems) == 1 else f"{len(problems)} faults"
-        super().__init__(
-            "\n".join([f"{faults} in {problems[0].file}:", *map(str, self.problems)])
-        )
+        super().__init__("\n".join([f"{faults} in {problems[0].file}:", *map(str, self.problems)]))
 
 
 def load(path: Path) -> Params:
@@ -348,7 +346,7 @@ _PATTERNS = {
     "revision": "must be the 40 hex digits of a commit; a branch or tag can move. "
     "Find it under Files and versions > History of the model's page",
     "repo": "must be owner/name",
-    "test_from": "must be a day in quotes, as in \"2026-08-31\"",
+    "test_from": 'must be a day in quotes, as in "2026-08-31"',
     "name": "must begin with a letter or digit and hold letters, digits, . _ - alone",
 }
 
@@ -359,7 +357,8 @@ def _keys_beside(loc: Loc) -> list[str]:
         annotation = _child(annotation, part)
     while not isinstance(annotation, type):
         annotation = next(arg for arg in get_args(annotation) if arg is not type(None))
-    return [info.alias or name for name, info in annotation.model_fields.items()]
+    fields: Mapping[str, Any] = getattr(annotation, "model_fields", {})
+    return [info.alias or name for name, info in fields.items()]
 
 
 def _cross_checks(values: Mapping[str, Any]) -> Iterator[tuple[Loc, str]]:
@@ -383,7 +382,10 @@ def _check_base(values: Mapping[str, Any]) -> Iterator[tuple[Loc, str]]:
     ):
         yield ("base", "gguf"), "needs either path or package, not both; set the other to null"
     scratch = base["scratch"]
-    if scratch["hidden_size"] % scratch["heads"] or (scratch["hidden_size"] // scratch["heads"]) % 2:
+    if (
+        scratch["hidden_size"] % scratch["heads"]
+        or (scratch["hidden_size"] // scratch["heads"]) % 2
+    ):
         text = f"is {scratch['heads']}, but must divide hidden_size into an even head width"
         yield ("base", "scratch", "heads"), text
 

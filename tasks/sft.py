@@ -30,7 +30,9 @@ def run(base: Path, data: Path, out: Out, curve: Out, sft: Sft, compute: Compute
     validation = examples.supervised_chats(examples.read_rows(data / "validation.jsonl"), tokenizer)
     model = adapter.new(base, sft)
     trained, total = model.get_nb_trainable_parameters()
-    log.info("%s: %d rows; %.2f%% of %d weights", sft.method, len(train), 100 * trained / total, total)
+    log.info(
+        "%s: %d rows; %.2f%% of %d weights", sft.method, len(train), 100 * trained / total, total
+    )
 
     trainer = _trainer(model, tokenizer, train, validation, sft, compute)
     points = loop.train(trainer, "supervised fine-tuning", curve)

@@ -56,8 +56,6 @@ def dvc_md5(path: Path) -> str:
     """The hash that dvc.lock records: md5 of a file, or of a folder's listing with ".dir" behind."""
     if path.is_file():
         return file_hash(path, "md5")
-    listing = [
-        {"md5": digest, "relpath": name} for name, digest in manifest(path, "md5").items()
-    ]
+    listing = [{"md5": digest, "relpath": name} for name, digest in manifest(path, "md5").items()]
     listing.sort(key=lambda entry: entry["relpath"])
     return hashlib.md5(json.dumps(listing, sort_keys=True).encode()).hexdigest() + ".dir"

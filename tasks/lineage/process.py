@@ -60,13 +60,21 @@ def die_with_parent() -> None:
     chain = _starters()
 
     def watch() -> None:
-        while all(process.is_running() for process in chain):
+        while all(_lives(process) for process in chain):
             if threading.Event().wait(PARENT_CHECK_SECONDS):
                 return
         os.kill(os.getpid(), signal.SIGTERM)
 
     if chain:
         threading.Thread(target=watch, name="die-with-parent", daemon=True).start()
+
+
+def _lives(process: psutil.Process) -> bool:
+    """A killed process whose own parent has not collected it yet still counts as running."""
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _starters() -> list[psutil.Process]:

@@ -110,7 +110,9 @@ def main(run: Callable[..., Metrics]) -> NoReturn:
         _fail(name, str(error), MISUSE)
     if not compute.pinned(params.compute):  # most of it is read once, when the process starts
         environment = {**os.environ, **compute.environment(params.compute)}
-        os.execve(sys.executable, [sys.executable, "-m", f"tasks.{name}", *sys.argv[1:]], environment)
+        os.execve(
+            sys.executable, [sys.executable, "-m", f"tasks.{name}", *sys.argv[1:]], environment
+        )
     process.raise_on_sigterm()
     process.die_with_parent()
     try:
@@ -140,7 +142,9 @@ def _execute(
         path.parent.mkdir(parents=True, exist_ok=True)
 
     spool = tracking.Spool(STATE / "spool", name, params.register_.name)
-    values = {key: section.model_dump(mode="json", by_alias=True) for key, section in sections.items()}
+    values = {
+        key: section.model_dump(mode="json", by_alias=True) for key, section in sections.items()
+    }
     spool.start(values, {f"in:{path}": digest for path, digest in inputs.items()})
     tracking.use(spool)
     courier = _start_courier()
@@ -216,7 +220,9 @@ def _parse(run: Callable[..., Metrics], name: str, argv: list[str]) -> dict[str,
 def _existing(name: str, path: Path) -> Path:
     if path.exists():
         return path
-    raise StageError(f"{path}, which {name} reads, does not exist; `dvc repro {name}` makes it first")
+    raise StageError(
+        f"{path}, which {name} reads, does not exist; `dvc repro {name}` makes it first"
+    )
 
 
 def _partial(path: Path) -> Path:

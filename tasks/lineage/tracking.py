@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import re
 import resource
 import shutil
 import sys
@@ -71,7 +72,8 @@ class Spool:
     def artifact(self, path: Path, folder: str) -> None:
         """Keep a copy for the courier: outputs are renamed, and the next run writes them anew."""
         self._artifacts += 1
-        copy = artifacts_of(self.path) / str(self._artifacts) / path.name
+        name = re.sub(r"^\.(.+)\.partial$", r"\1", path.name)  # what it is called once it is done
+        copy = artifacts_of(self.path) / str(self._artifacts) / name
         copy.parent.mkdir(parents=True)
         if path.is_dir():
             shutil.copytree(path, copy)

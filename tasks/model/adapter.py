@@ -112,7 +112,9 @@ def kept_in_float32(model: PeftModel) -> Iterator[None]:
     They round a QLoRA adapter to bfloat16, and the reference copy that they make of it for DPO leaves
     out the adapters of embeddings.
     """
-    exact = {name: value.data.clone() for name, value in model.named_parameters() if value.requires_grad}
+    exact = {
+        name: value.data.clone() for name, value in model.named_parameters() if value.requires_grad
+    }
     yield
     for name, value in model.named_parameters():
         original = exact.get(re.sub(r"\.ref(?=\.|$)", ".default", name))

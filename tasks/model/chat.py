@@ -127,15 +127,11 @@ def _fixture(
 
 
 def _text(messages: Sequence[Message], tokenizer: PreTrainedTokenizerFast, ask: bool) -> str:
-    text = tokenizer.apply_chat_template(
-        list(messages), tokenize=False, add_generation_prompt=ask
-    )
+    text = tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=ask)
     return str(text)
 
 
-def _refuse_special_tokens(
-    messages: Sequence[Message], tokenizer: PreTrainedTokenizerFast
-) -> None:
+def _refuse_special_tokens(messages: Sequence[Message], tokenizer: PreTrainedTokenizerFast) -> None:
     for message in messages:
         for token in tokenizer.all_special_tokens:
             if token in message["content"]:

@@ -33,7 +33,7 @@ def from_hub(settings: Base, out: Path) -> None:
 
     hub = settings.hub
     try:
-        folder = snapshot_download(hub.repo, revision=hub.revision, allow_patterns=list(_KEPT))
+        folder = snapshot_download(str(hub.repo), revision=hub.revision, allow_patterns=list(_KEPT))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise OutOfReach(
             f"base.hub.repo: {hub.repo} at {hub.revision} cannot be downloaded ({error}); check the "

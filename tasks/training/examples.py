@@ -54,9 +54,7 @@ def packed_blocks(
     return Dataset.from_dict({"input_ids": blocks, "labels": blocks})
 
 
-def supervised_chats(
-    rows: Iterable[dict[str, Any]], tokenizer: PreTrainedTokenizerFast
-) -> Dataset:
+def supervised_chats(rows: Iterable[dict[str, Any]], tokenizer: PreTrainedTokenizerFast) -> Dataset:
     """Conversations as `input_ids`, and `labels` that hold the assistant's tokens alone."""
     from datasets import Dataset
 
@@ -68,9 +66,7 @@ def supervised_chats(
     return Dataset.from_dict({"input_ids": [row.ids for row in rendered], "labels": labels})
 
 
-def preference_pairs(
-    rows: Sequence[dict[str, Any]], tokenizer: PreTrainedTokenizerFast
-) -> Dataset:
+def preference_pairs(rows: Sequence[dict[str, Any]], tokenizer: PreTrainedTokenizerFast) -> Dataset:
     """Pairs as `prompt_ids`, `chosen_ids`, `rejected_ids`, as TRL's preference collator reads them."""
     from datasets import Dataset
 

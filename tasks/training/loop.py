@@ -149,7 +149,7 @@ def _steps(trainer: Trainer) -> int:
     if trainer.args.max_steps > 0:
         return int(trainer.args.max_steps)
     batches = len(trainer.get_train_dataloader())
-    per_epoch = math.ceil(batches / trainer.args.gradient_accumulation_steps)
+    per_epoch: int = math.ceil(batches / trainer.args.gradient_accumulation_steps)
     return per_epoch * int(trainer.args.num_train_epochs)
 
 

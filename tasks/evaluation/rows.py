@@ -1,0 +1,71 @@
+"""The rows that candidates are compared on, and how many rows each part of the data has."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tasks.lineage.stage import StageError
+
+SPLITS = ("test", "hard_test", "regression")
+PARTS = ("train", "validation", *SPLITS, "preferences", "preferences_validation", "corpus")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A conversation whose last turn, the assistant's, is to be found by a candidate."""
+
+    source: str
+    id: str
+    split: str
+    """"test" or "regression": what the row was read from."""
+    hard: bool
+    """Whether the row is part of the hard test too, which is a subset of the test."""
+    messages: list[Any]
+
+    @property
+    def prompt(self) -> list[Any]:
+        return self.messages[:-1]
+
+    @property
+    def expected(self) -> str:
+        return str(self.messages[-1]["content"])
+
+    def is_in(self, split: str) -> bool:
+        return self.split == split or (split == "hard_test" and self.hard)
+
+
+def read(data: Path, regression_rows: int) -> list[Row]:
+    """The rows of the test, then the first `regression_rows` of the regression suite.
+
+    Raises:
+        StageError: when the test is empty.
+    """
+    hard = {(row["source"], row["id"]) for row in _records(data / "hard_test.jsonl")}
+    test = _records(data / "test.jsonl")
+    if not test:
+        raise StageError(
+            f"{data / 'test.jsonl'} has 0 rows, and a verdict needs a test; set format.split "
+            "in params.yaml so that rows fall into the test (test_from, test_share)"
+        )
+    regression = _records(data / "regression.jsonl")[:regression_rows]
+    return [
+        *(_row(row, "test", (row["source"], row["id"]) in hard) for row in test),
+        *(_row(row, "regression", False) for row in regression),
+    ]
+
+
+def counts(data: Path) -> dict[str, int]:
+    """Rows of each part of the data."""
+    return {part: len(_records(data / f"{part}.jsonl")) for part in PARTS}
+
+
+def _row(record: dict[str, Any], split: str, hard: bool) -> Row:
+    return Row(record["source"], record["id"], split, hard, record["messages"])
+
+
+def _records(path: Path) -> list[dict[str, Any]]:
+    with path.open(encoding="utf-8") as lines:
+        return [json.loads(line) for line in lines]
