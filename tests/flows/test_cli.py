@@ -1,0 +1,312 @@
+"""The `tunetrail` command: what it says and the code that it ends with."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from flows import results
+from flows.cli import DONE, FAULT, GATE, MISUSE, app
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+def tunetrail(*arguments: str) -> Any:
+    return CliRunner().invoke(app, list(arguments), prog_name="tunetrail")
+
+
+def replace(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+def make_results(project: Path) -> None:
+    results.METRICS.parent.mkdir()
+    results.METRICS.write_text((project / "evaluate.metrics.json").read_text())
+    results.VERDICT.write_text((project / "verdict.json").read_text())
+
+
+class TestHelp:
+    def test_it_lists_every_command(self) -> None:
+        shown = tunetrail("--help")
+        assert shown.exit_code == DONE
+        for command in ("run", "report", "check", "use", "sync"):
+            assert f"\n  {command} " in shown.output
+        assert "0 done, 1 a gate said no, 2 bad input, 3 a fault" in " ".join(shown.output.split())
+        assert "..." not in shown.output.replace("[ARGS]...", "")  # no help is cut short
+
+    def test_no_command_at_all_shows_it(self) -> None:
+        assert "Commands:" in tunetrail().output
+
+    def test_it_imports_nothing_heavy(self) -> None:
+        program = (
+            "import sys\n"
+            "from flows.cli import app\n"
+            "sys.argv[1:] = ['--help']\n"
+            "try:\n    app()\n"
+            "except SystemExit:\n    print(*sorted(sys.modules))\n"
+        )
+        shown = subprocess.run(
+            [sys.executable, "-c", program],
+            capture_output=True,
+            check=True,
+            cwd=REPOSITORY,
+            text=True,
+        )
+        loaded = shown.stdout.splitlines()[-1].split()
+        heavy = {"torch", "transformers", "prefect", "dvc", "mlflow", "pandas", "numpy", "pydantic"}
+        assert "typer" in loaded
+        assert heavy.isdisjoint(loaded)
+
+
+class TestCheck:
+    def test_nothing_wrong(self, project: Path) -> None:
+        shown = tunetrail("check")
+        assert (shown.exit_code, shown.output) == (
+            DONE,
+            "Nothing stands in the way. Next: `tunetrail run`\n",
+        )
+
+    def test_all_faults_at_once(self, project: Path) -> None:
+        replace(Path("params.yaml"), "  lora_alpha: ", "  lora_alpha: -")
+        replace(Path("params.yaml"), "file: preferences.jsonl", "file: preferences.json ")
+        Path("requirements.lock").unlink()
+        shown = tunetrail("check")
+        assert shown.exit_code == MISUSE
+        first, *faults = shown.stderr.splitlines()
+        assert first == "3 faults stand in the way; nothing has run:"
+        assert "sft.lora_alpha: is -" in faults[0]
+        assert "ingest.sources[1].file: is 'preferences.json', not found" in faults[1]
+        assert faults[2].startswith("requirements.lock does not exist")
+
+    def test_a_fault_of_the_environment_alone(self, project: Path) -> None:
+        Path("requirements.lock").unlink()
+        shown = tunetrail("check")
+        assert shown.exit_code == FAULT
+        assert shown.stderr.startswith("1 fault stands in the way; nothing has run:\n")
+
+    def test_from_a_folder_of_the_project(
+        self, project: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(project / "data" / "raw")
+        assert tunetrail("check").exit_code == DONE
+
+    def test_outside_a_project(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(tmp_path)
+        shown = tunetrail("check")
+        assert shown.exit_code == MISUSE
+        assert "there is no dvc.yaml here or above" in shown.stderr
+
+
+class TestUse:
+    def test_it_says_what_it_changed(self, project: Path) -> None:
+        tunetrail("use", "tiny")
+        shown = tunetrail("use", "gemma-270m")
+        assert shown.exit_code == DONE
+        assert "  base.source: scratch -> gguf\n" in shown.output
+        assert shown.output.endswith("of params.yaml. Next: `tunetrail check`\n")
+        again = tunetrail("use", "gemma-270m")
+        assert again.output == (
+            "gemma-270m changes nothing in params.yaml. Next: `tunetrail check`\n"
+        )
+
+    def test_an_unknown_profile(self, project: Path) -> None:
+        shown = tunetrail("use", "huge")
+        assert shown.exit_code == MISUSE
+        assert shown.stderr == "huge is no profile; known: gemma-270m, qlora-8b, tiny\n"
+
+
+class TestReport:
+    def test_nothing_to_report(self, project: Path) -> None:
+        shown = tunetrail("report")
+        assert shown.exit_code == MISUSE
+        assert (
+            shown.stderr
+            == "models/evaluate.metrics.json does not exist; `tunetrail run` makes it\n"
+        )
+
+    def test_scores_side_by_side(self, project: Path) -> None:
+        make_results(project)
+        shown = tunetrail("report")
+        assert shown.exit_code == DONE
+        lines = [line.rstrip() for line in shown.output.splitlines()]
+        assert lines[:3] == [
+            "test",
+            "             base                  dpo",
+            "exact_match  0.100 [0.050, 0.180]  0.910 [0.880, 0.950]",
+        ]
+        assert "exact_match        0.800" in lines  # not measured on base; no interval on dpo
+        assert "verdict on dpo: pass" in lines
+        assert "  holds  exact_match on test: 0.91 is at least 0.8" in lines
+        assert "report:  open models/report/index.html" in lines
+        assert "runs:    `mlflow ui`, then http://127.0.0.1:5000" in lines
+        assert not any(line.startswith("version:") for line in lines)
+
+    def test_a_registered_version_and_a_server(
+        self, project: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        make_results(project)
+        results.PROVENANCE.write_text("{}")
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://user:secret@mlflow.example:5000/")
+        shown = tunetrail("report").output
+        assert "runs:    http://mlflow.example:5000\n" in shown
+        assert "version: shipments-candidates, under Models at http://mlflow.example:5000" in shown
+
+    def test_a_narrow_terminal_puts_the_interval_below(self, project: Path) -> None:
+        import io
+
+        from rich.console import Console
+
+        make_results(project)
+        console = Console(file=io.StringIO(), width=80)
+        results.read().show(console)
+        lines = [line.rstrip() for line in console.file.getvalue().splitlines()]
+        assert "exact_match  0.100           0.910" in lines
+        assert "             [0.050, 0.180]  [0.880, 0.950]" in lines
+
+
+class TestRun:
+    @pytest.fixture(autouse=True)
+    def without_prefect(self) -> Iterator[None]:
+        """A Prefect API that refuses at once: the flow itself is tested elsewhere."""
+        from prefect.settings import PREFECT_API_URL, temporary_settings
+
+        with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}):
+            yield
+
+    def test_everything_then_the_result(self, project: Path) -> None:
+        shown = tunetrail("run")
+        assert shown.exit_code == DONE
+        assert "base     Bring the base model" in shown.stderr
+        assert "verdict on dpo: pass" in shown.stdout
+
+    def test_a_stage_then_what_to_run_next(
+        self, project: Path, calls: Callable[[], list[str]]
+    ) -> None:
+        shown = tunetrail("run", "ingest")
+        assert (shown.exit_code, shown.stdout) == (
+            DONE,
+            "ingest is up to date. Next: `tunetrail run`\n",
+        )
+        assert calls() == ["base", "ingest"]
+
+    def test_a_gate_that_said_no(self, project: Path) -> None:
+        replace(Path("verdict.json"), '"pass"', '"fail"')
+        shown = tunetrail("run")
+        assert shown.exit_code == GATE
+        assert "verdict on dpo: fail" in shown.stdout
+        assert tunetrail("report").exit_code == DONE
+
+    @pytest.mark.parametrize("code", [GATE, MISUSE, FAULT])
+    def test_a_failed_stage(self, project: Path, code: int) -> None:
+        Path("fail-ingest").write_text(f"{code} 1 shipments.jsonl has no rows; add some")
+        shown = tunetrail("run")
+        assert shown.exit_code == code
+        assert "stage ingest failed: shipments.jsonl has no rows; add some\n" in shown.stderr
+        assert "`tunetrail run` goes on from there" in shown.stderr
+        assert "Traceback" not in shown.stderr
+
+    def test_an_unknown_stage(self, project: Path) -> None:
+        shown = tunetrail("run", "evalute")
+        assert shown.exit_code == MISUSE
+        assert "evalute is no stage of dvc.yaml; did you mean evaluate?" in shown.stderr
+
+    def test_faults_stop_it_before_the_first_stage(
+        self, project: Path, calls: Callable[[], list[str]]
+    ) -> None:
+        replace(Path("params.yaml"), "  lora_alpha: ", "  lora_alpha: -")
+        assert tunetrail("run").exit_code == MISUSE
+        assert calls() == []
+
+
+class TestSync:
+    def test_nothing_waits(self, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        from tasks import register
+
+        monkeypatch.setattr(register, "sync", lambda: (None, []))
+        shown = tunetrail("sync")
+        assert (shown.exit_code, shown.output) == (DONE, "MLflow has every run.\n")
+
+    def test_the_version_is_named(self, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        from tasks import register
+        from tasks.lineage.registry import Version
+
+        version = Version("shipments-candidates", 3, created=True)
+        monkeypatch.setattr(register, "sync", lambda: (version, []))
+        assert "The candidate is version 3 of shipments-candidates." in tunetrail("sync").output
+
+    def test_what_could_not_be_delivered(
+        self, project: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from tasks import register
+
+        monkeypatch.setattr(register, "sync", lambda: (None, ["MLflow refuses a.jsonl"]))
+        shown = tunetrail("sync")
+        assert (shown.exit_code, shown.stderr) == (FAULT, "MLflow refuses a.jsonl\n")
+
+    def test_out_of_reach(self, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        from tasks import register
+        from tasks.lineage.store import Unreachable
+
+        def unreachable() -> None:
+            raise Unreachable("MLflow at http://mlflow.example does not answer (refused)")
+
+        monkeypatch.setattr(register, "sync", unreachable)
+        shown = tunetrail("sync")
+        assert shown.exit_code == FAULT
+        assert shown.stderr == (
+            "MLflow at http://mlflow.example does not answer (refused); all is kept, "
+            "run `tunetrail sync` when it is back\n"
+        )
+
+
+class TestMlflowRun:
+    def test_there_is_no_page_without_a_server(
+        self, project: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        assert results.mlflow_run("models/verdict.json") is None
+
+    def test_nor_with_one_that_does_not_answer(
+        self, project: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from tasks.lineage import store
+
+        def unreachable() -> None:
+            raise store.Unreachable("refused")
+
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+        monkeypatch.setattr(store, "connect", unreachable)
+        assert results.mlflow_run("models/verdict.json") is None
+
+    def test_the_run_is_found_by_the_hash_of_what_it_wrote(
+        self, project: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from mlflow import MlflowClient
+
+        from tasks.lineage import hashes, store
+
+        make_results(project)
+        client = MlflowClient(f"sqlite:///{project}/mlflow.db")
+        experiment = client.create_experiment("shipments")
+        for digest in ("another", hashes.dvc_md5(results.VERDICT)):
+            run = client.create_run(experiment, tags={f"out:{results.VERDICT}": digest})
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow.example:5000")
+        monkeypatch.setattr(store, "connect", lambda: client)
+        page = f"http://mlflow.example:5000/#/experiments/{experiment}/runs/{run.info.run_id}"
+        assert results.mlflow_run(str(results.VERDICT)) == page
+        results.VERDICT.write_text("{}")
+        assert results.mlflow_run(str(results.VERDICT)) is None
+
+
+def test_rows_are_plain(project: Path) -> None:
+    make_results(project)
+    assert json.loads(json.dumps(results.read().rows()))[1]["dpo"] == "0.800"

@@ -1,0 +1,191 @@
+"""What would stop a run is found before it starts, all of it at once."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from flows import preflight
+from tasks.lineage.stage import FAULT, MISUSE
+
+PARAMS = Path("params.yaml")
+
+
+def change(path: Path, old: str, new: str) -> int:
+    """Replace a text that stands once in a file, and return its line."""
+    text = path.read_text()
+    assert text.count(old) == 1
+    path.write_text(text.replace(old, new))
+    return text[: text.index(old)].count("\n") + 1
+
+
+def line_of(path: Path, text: str) -> int:
+    return path.read_text().split(text)[0].count("\n") + 1
+
+
+def found() -> list[str]:
+    return [fault.text for fault in preflight.faults()]
+
+
+def test_a_sound_project_has_no_faults(project: Path) -> None:
+    assert preflight.faults() == []
+
+
+def test_every_fault_of_params_is_told(project: Path) -> None:
+    epochs = change(PARAMS, "  lora_alpha: ", "  lora_alfa: ")
+    method = change(PARAMS, "method: qlora ", "method: full  ")
+    told = found()
+    assert f"params.yaml:{epochs}: sft.lora_alfa: unknown key; did you mean lora_alpha?" in told
+    assert any(text.startswith(f"params.yaml:{method}: sft.method: is 'full'") for text in told)
+
+
+def test_a_source_that_is_not_there(project: Path) -> None:
+    line = change(PARAMS, "file: preferences.jsonl", "file: preferences.json ")
+    assert found() == [
+        f"params.yaml:{line}: ingest.sources[1].file: is 'preferences.json', not found below "
+        "data/raw, which holds corpus.jsonl, general.jsonl, preferences.jsonl, shipments.jsonl; "
+        "put the file there, or mend its name"
+    ]
+
+
+def test_raw_data_that_dvc_has(project: Path) -> None:
+    shutil.rmtree("data/raw")
+    Path("data/raw.dvc").touch()
+    told = found()
+    assert len(told) == 6  # four sources, and two texts of the scratch model
+    assert all("but data/raw is not here; `dvc pull data/raw` brings it" in text for text in told)
+
+
+def test_the_text_of_the_scratch_model(project: Path) -> None:
+    line = change(PARAMS, "text: [corpus.jsonl,", "text: [corpus.txt,  ")
+    assert found()[0].startswith(
+        f"params.yaml:{line}: base.scratch.text[0]: is 'corpus.txt', not found below data/raw"
+    )
+
+
+@pytest.mark.parametrize(
+    ("source", "old", "new", "message"),
+    [
+        (
+            "local",
+            "    path: null\n",
+            "    path: m/base\n",
+            "path: is 'm/base', which is no folder",
+        ),
+        ("gguf", "path: null      ", "path: model.gguf", "path: is 'model.gguf', which is no file"),
+        ("scratch", "template: null", "template: x.jinja", "template: is 'x.jinja', which is no"),
+    ],
+    ids=["local", "gguf", "chat template"],
+)
+def test_files_of_the_base_model(
+    project: Path, source: str, old: str, new: str, message: str
+) -> None:
+    line = change(PARAMS, old, new)
+    change(PARAMS, "source: scratch ", f"source: {source} ")
+    assert len(found()) == 1
+    assert found()[0].startswith(f"params.yaml:{line}: base.")
+    assert message in found()[0]
+
+
+def test_a_gguf_package_that_is_not_installed(project: Path) -> None:
+    change(PARAMS, "source: scratch ", "source: gguf ")
+    line = change(PARAMS, "package: null", "package: no_such_model")
+    faults = preflight.faults()
+    assert faults[0].text == (
+        f"params.yaml:{line}: base.gguf.package: needs the package no-such-model; `pip install` it"
+    )
+    assert {fault.exit_code for fault in faults} == {FAULT}
+
+
+def test_a_stage_needs_a_module_and_a_section(project: Path) -> None:
+    workflow = Path("dvc.yaml")
+    workflow.write_text(workflow.read_text() + "  distil:\n    cmd: python stage.py distil x\n")
+    line = line_of(workflow, "distil:")
+    assert found() == [
+        f"dvc.yaml:{line}: stages.distil: has no module; write tasks/distil.py, or take the "
+        "stage out",
+        f"dvc.yaml:{line}: stages.distil: has no section in params.yaml; add distil: there, or "
+        "take the stage out",
+    ]
+
+
+def test_an_unreadable_workflow(project: Path) -> None:
+    Path("dvc.yaml").write_text("stages: [")
+    assert found() == ["dvc.yaml:1: stages: not to be read; `dvc dag` says why"]
+
+
+def test_no_params_file_is_one_fault(project: Path) -> None:
+    PARAMS.unlink()
+    assert found() == [
+        "params.yaml:1: file: does not exist; restore it with `git checkout params.yaml`"
+    ]
+
+
+def test_packages_other_than_the_locked_ones(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    versions = {"torch": "2.13.0+cpu", "trl": "1.2.3"}
+    monkeypatch.setattr(preflight, "LOCKED", ("torch", "trl", "prefect", "dvc"))
+
+    def version(name: str) -> str:
+        if name not in versions:
+            raise preflight.metadata.PackageNotFoundError(name)
+        return versions[name]
+
+    monkeypatch.setattr(
+        preflight,
+        "metadata",
+        SimpleNamespace(
+            version=version, PackageNotFoundError=preflight.metadata.PackageNotFoundError
+        ),
+    )
+    preflight.LOCK.write_text("# pinned\ntorch==2.13.0\ntrl==1.16.0\nprefect==3.8.8\n")
+    faults = preflight.faults()
+    assert [fault.text for fault in faults] == [
+        "trl is 1.2.3, requirements.lock says 1.16.0; `pip install -r requirements.lock`",
+        "prefect is not installed; `pip install -r requirements.lock`",
+        "requirements.lock: dvc is not pinned; add the line dvc==VERSION",
+    ]
+    assert preflight.exit_code(faults) == FAULT
+
+
+def test_no_lock_file(project: Path) -> None:
+    preflight.LOCK.unlink()
+    assert found() == [
+        "requirements.lock does not exist; restore it with `git checkout requirements.lock`"
+    ]
+
+
+def test_a_folder_without_git_and_dvc(project: Path) -> None:
+    shutil.rmtree(".git")
+    shutil.rmtree(".dvc")
+    assert found() == [
+        f"{project} is in no git repository; `git init`, or work in a clone",
+        f"{project} is no DVC project; `dvc init`, or work in a clone",
+    ]
+
+
+def test_a_full_disk(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=5 * 2**20))
+    assert found() == [
+        f"5 MiB are free on the disk of {project}, less than 1024; make room "
+        "(.dvc/cache holds earlier runs)"
+    ]
+
+
+def test_no_python_beside_the_interpreter(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.executable", str(project / "python3"))
+    assert found() == [
+        f"there is no `python` beside {project}/python3; make one with `python3 -m venv .venv`"
+    ]
+
+
+def test_bad_input_comes_before_the_environment(project: Path) -> None:
+    change(PARAMS, "  lora_alpha: ", "  lora_alpha: -")
+    preflight.LOCK.unlink()
+    faults = preflight.faults()
+    assert {fault.exit_code for fault in faults} == {MISUSE, FAULT}
+    assert preflight.exit_code(faults) == MISUSE
