@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError
+from ruamel.yaml.reader import ReaderError
 
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -28,7 +29,7 @@ Day = Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}$")]
 class Section(BaseModel):
     """A mapping in params.yaml: unknown keys refused, nothing coerced."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class Compute(Section):
@@ -245,6 +246,10 @@ def load(path: Path) -> Params:
         line = mark.line + 1 if mark else 1
         text = f"not valid YAML: {error.problem}; compare with `git show HEAD:params.yaml`"
         raise ParamsError([Problem(path.name, line, "file", text)]) from None
+    except ReaderError as error:
+        line = path.read_text(encoding="utf-8").count("\n", 0, error.position) + 1
+        text = f"holds the control character {error.character:#04x}; delete it"
+        raise ParamsError([Problem(path.name, line, "file", text)]) from None
     if not isinstance(values, dict):
         text = "must be a mapping of sections; restore it with `git checkout params.yaml`"
         raise ParamsError([Problem(path.name, 1, "file", text)])
@@ -335,6 +340,8 @@ def _sentence(kind: str, message: str, loc: Loc, value: Any) -> str:
     rule = rule.replace("valid ", "").replace("a integer", "a whole number")
     if kind == "string_pattern_mismatch":
         rule = _PATTERNS.get(str(loc[-1]), rule)
+    if kind == "model_type":
+        rule = "must be a mapping of keys to values"
     if kind == "float_type" and isinstance(value, str):
         rule += " (write 2.0e-4, with a point and without quotes)"
     if kind == "string_type" and isinstance(value, datetime.date):
@@ -366,7 +373,7 @@ def _cross_checks(values: Mapping[str, Any]) -> Iterator[tuple[Loc, str]]:
     for check in _CHECKS:
         try:
             yield from check(values)
-        except (KeyError, TypeError, AttributeError, ValueError, IndexError):
+        except (KeyError, TypeError, AttributeError, ValueError, IndexError, ZeroDivisionError):
             continue  # the file's shape is wrong there, and pydantic says so
 
 

@@ -190,6 +190,7 @@ def _create(
         run_id=run_id,
         tags=_tags(candidate, identity) | _runs(client, candidate),
         description=describe(candidate),
+        model_id=model_uri.removeprefix("models:/"),  # a server refuses the source without it
     )
     # Another clone that registers the same content at this moment holds another lock.
     number = int(made.version)

@@ -1,13 +1,23 @@
 from __future__ import annotations
 
+import os
 import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tasks import register
-from tasks.lineage import provenance, registry, store
+from tasks.lineage import hashes, provenance, registry, store
 from tasks.lineage.tracking import Spool
+
+pytest_plugins = ("work_trees",)
 
 
 def versions() -> list:
@@ -72,3 +82,55 @@ def test_stale_records_fail_the_stage(pipeline) -> None:
     )
     with pytest.raises(provenance.StageError, match="is stale; run `dvc repro`"):
         pipeline.register()
+
+
+@pytest.mark.slow
+def test_a_version_is_made_on_a_server(
+    pipeline, server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server checks what a database takes as it is."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
+    spool = Spool(Path(".tunetrail/spool"), "merge", "shipments")
+    spool.start({"merge": {"onnx": True}}, {})
+    spool.write("tag", key="out:models/onnx", value=hashes.dvc_md5(Path("models/onnx")))
+    spool.artifact(Path("models/report"), "report")
+    spool.end("FINISHED")
+    pipeline.register()
+    pipeline.register()
+    (version,) = versions()
+    assert version.tags["run:merge"]
+    import mlflow
+    import pandas as pd
+
+    model = mlflow.pyfunc.load_model("models:/shipments-candidates@challenger")
+    assert len(model.predict(pd.DataFrame({"message": ["late"]}))) == 1
+    assert not Path("mlruns").exists()
+
+
+@pytest.fixture
+def server(tmp_path: Path, sqlite: Path) -> Iterator[str]:
+    """An MLflow server with a database of its own."""
+    folder = tmp_path / "server"
+    folder.mkdir()
+    shutil.copyfile(sqlite, folder / "mlflow.db")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    host, port = address.split(":")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mlflow", "server", "--host", host, "--port", port, "--workers", "1"],
+        cwd=folder,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 120
+    while True:
+        try:
+            urllib.request.urlopen(f"http://{address}/health", timeout=2)
+            break
+        except OSError:
+            assert time.monotonic() < deadline, "the server did not start"
+            time.sleep(0.2)
+    yield f"http://{address}"
+    os.killpg(process.pid, signal.SIGTERM)
+    process.wait()

@@ -83,7 +83,7 @@ class Project:
 
     def run(self, **environment: str) -> subprocess.CompletedProcess[str]:
         process = self.start(**environment)
-        _, stderr = process.communicate(timeout=60)
+        _, stderr = process.communicate(timeout=180)
         return subprocess.CompletedProcess(self.command(), process.returncode, "", stderr)
 
     def spools(self) -> list[Path]:

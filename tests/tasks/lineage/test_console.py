@@ -5,6 +5,15 @@ import pytest
 from tasks.lineage import console
 
 
+@pytest.fixture(autouse=True)
+def logger():
+    """The logger is one for the whole process: leave it as it was."""
+    before = console.log.handlers, console.log.propagate, console.log.level
+    yield
+    console.log.handlers, console.log.propagate = before[:2]
+    console.log.setLevel(before[2])
+
+
 def test_a_line_names_its_stage(capsys: pytest.CaptureFixture[str]) -> None:
     console.setup("sft")
     console.log.info("epoch %d", 1)

@@ -77,6 +77,8 @@ def test_a_reviewer_finds_all_in_one_place(pipeline) -> None:
 ASK = """
 import logging, sys
 import mlflow, pandas as pd
+
+pytest_plugins = ("work_trees",)
 model = mlflow.pyfunc.load_model("models:/shipments-candidates/1")
 inputs, outputs = model.metadata.signature.inputs, model.metadata.signature.outputs
 print(inputs, outputs, "torch" in sys.modules, "tasks" in sys.modules)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -22,7 +23,7 @@ def read_json(path: Path) -> dict:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def wait_until(holds, seconds: float = 10.0) -> None:
+def wait_until(holds, seconds: float = 30.0) -> None:
     deadline = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < deadline, "it did not happen in time"
@@ -95,8 +96,8 @@ def test_a_failed_stage_leaves_the_old_output(project, order, code, message) -> 
 
 def test_all_faults_of_params_are_told_before_anything_runs(project) -> None:
     path = project.root / "params.yaml"
-    text = path.read_text().replace("lora_r: 16", "lora_r: many").replace("beta: 0.1", "betta: 0.1")
-    path.write_text(text)
+    text = re.sub(r"\blora_r: \d+", "lora_r: many", path.read_text())
+    path.write_text(re.sub(r"\bbeta: ", "betta: ", text))
     refused = project.run()
     assert refused.returncode == 2
     assert "failed: 3 faults in params.yaml:" in refused.stderr
@@ -122,7 +123,7 @@ def test_sigterm_ends_a_stage_cleanly(project) -> None:
     assert process.stderr is not None
     assert process.stderr.readline() == "demo     working\n"
     process.send_signal(signal.SIGTERM)
-    _, stderr = process.communicate(timeout=10)
+    _, stderr = process.communicate(timeout=60)
     assert process.returncode == 143
     assert stderr == "demo     failed: stopped before it was done; run again to start it anew\n"
     assert not (project.root / "models/demo").exists()
@@ -170,7 +171,7 @@ def test_a_stage_ends_with_the_process_that_started_it(project) -> None:
     assert starter.stderr.readline() == "demo     working\n"
     pid = int((project.root / ".tunetrail/locks/demo.pid").read_text())
     starter.kill()  # and not waited for: a dead starter that nobody collects is dead all the same
-    wait_until(lambda: not psutil.pid_exists(pid), seconds=3)
+    wait_until(lambda: not psutil.pid_exists(pid))
     assert events(project)[-1]["status"] == "KILLED"
     starter.communicate()
 

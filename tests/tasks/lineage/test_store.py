@@ -12,6 +12,8 @@ import pytest
 
 from tasks.lineage import store
 
+pytest_plugins = ("work_trees",)
+
 ROOT = Path(__file__).parents[3]
 CLOSED_PORT = "http://127.0.0.1:9"
 
@@ -33,7 +35,7 @@ def test_processes_that_meet_a_fresh_database_lose_no_run(tmp_path: Path) -> Non
         )
         for _ in range(2)
     ]
-    said = [process.communicate(timeout=120)[1] for process in processes]
+    said = [process.communicate(timeout=180)[1] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], said
     assert said == ["", ""]
     with sqlite3.connect(tmp_path / "mlflow.db") as database:

@@ -1,0 +1,69 @@
+"""Continued pretraining: a complete model comes out, the same twice, or the base unchanged."""
+
+from __future__ import annotations
+
+import csv
+import math
+from pathlib import Path
+
+import pytest
+from small_runs import machine_names, write_rows
+
+from tasks import cpt
+from tasks.lineage import hashes
+from tasks.lineage.stage import StageError
+from tasks.model import chat, load
+from tasks.params import Compute, Cpt
+
+pytest_plugins = ("small_runs",)
+
+
+def test_a_complete_model_comes_out_and_the_same_twice(
+    tiny_model: Path, formatted: Path, cpt_settings: Cpt, compute: Compute, tmp_path: Path
+) -> None:
+    found = []
+    for name in ("one", "two"):
+        out, curve = tmp_path / name / "cpt", tmp_path / name / "curves/cpt.csv"
+        metrics = cpt.run(tiny_model, formatted, out, curve, cpt_settings, compute)
+        found.append((hashes.manifest(tmp_path / name), metrics))
+    assert found[0] == found[1]
+
+    out = tmp_path / "one/cpt"
+    assert {"config.json", "model.safetensors", "tokenizer.json", "manifest.json"} <= {
+        path.name for path in out.iterdir()
+    }
+    template = chat.load_tokenizer(tiny_model).chat_template
+    assert chat.load_tokenizer(out).chat_template == template
+    assert load.load_model(out).config.vocab_size == load.load_model(tiny_model).config.vocab_size
+    weights = [hashes.file_hash(path / "model.safetensors", "sha256") for path in (tiny_model, out)]
+    assert weights[0] != weights[1]
+    assert machine_names(tmp_path / "one", tmp_path, tiny_model) == []
+
+    with (tmp_path / "one/curves/cpt.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    metrics = found[0][1]
+    assert list(rows[0])[:2] == ["step", "loss"]
+    assert [int(row["step"]) for row in rows] == list(range(1, metrics["steps"] + 1))
+    assert float(rows[0]["loss"]) == metrics["loss_first"] > metrics["loss_last"]
+    assert math.isclose(metrics["loss_first"], math.log(400), rel_tol=0.05)  # tokens of the model
+    assert metrics["texts"] == 8
+    assert metrics["tokens"] == 32 * 4 * metrics["steps"] or metrics["tokens"] % 32 == 0
+
+
+def test_switched_off_hands_the_base_on(
+    tiny_model: Path, formatted: Path, cpt_settings: Cpt, compute: Compute, tmp_path: Path
+) -> None:
+    off = cpt_settings.model_copy(update={"enabled": False})
+    out, curve = tmp_path / "cpt", tmp_path / "curves/cpt.csv"
+    assert cpt.run(tiny_model, formatted, out, curve, off, compute) == {"enabled": 0}
+    assert hashes.manifest(out) == hashes.manifest(tiny_model)
+    assert curve.read_text() == "step,loss\n"
+
+
+def test_no_text_is_refused(
+    tiny_model: Path, cpt_settings: Cpt, compute: Compute, tmp_path: Path
+) -> None:
+    write_rows(tmp_path / "corpus.jsonl", [])
+    with pytest.raises(StageError, match=r"corpus\.jsonl holds no rows; see models/format\.metrics"):
+        cpt.run(tiny_model, tmp_path, tmp_path / "out", tmp_path / "c.csv", cpt_settings, compute)
+    assert not (tmp_path / "out").exists()

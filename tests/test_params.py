@@ -1,0 +1,338 @@
+"""params.yaml is read strictly: a fault is told with its line, its rule and its remedy, all at once."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+from pydantic import BaseModel
+
+from tasks import params
+from tasks.params import Params, ParamsError, load
+
+Edit = tuple[str, str]
+
+
+@pytest.fixture(scope="session")
+def shipped(root: Path) -> str:
+    return (root / "params.yaml").read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def faults(shipped: str, tmp_path: Path) -> Callable[..., list[str]]:
+    """What is told of the shipped file after edits; `{}` stands for the line of the edit."""
+
+    def told(*edits: Edit) -> list[str]:
+        text = shipped
+        for old, new in edits:
+            assert text.count(old) == 1, f"{old!r} is not once in params.yaml"
+            text = text.replace(old, new)
+        file = tmp_path / "params.yaml"
+        file.write_text(text, encoding="utf-8")
+        with pytest.raises(ParamsError) as caught:
+            load(file)
+        return str(caught.value).splitlines()
+
+    return told
+
+
+@pytest.fixture(scope="session")
+def line_of(shipped: str) -> Callable[[str], int]:
+    """The line of the shipped file on which a text begins."""
+    return lambda text: shipped.count("\n", 0, shipped.index(text)) + 1
+
+
+def below(annotation: Any) -> Iterator[type[BaseModel]]:
+    """Every section class that an annotation leads to."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+        for field in annotation.model_fields.values():
+            yield from below(field.annotation)
+    for argument in get_args(annotation):
+        yield from below(argument)
+
+
+def test_what_is_shipped_loads(params: Params) -> None:
+    assert list(params.each()) == [
+        "compute",
+        "base",
+        "ingest",
+        "validate",
+        "format",
+        "cpt",
+        "sft",
+        "dpo",
+        "merge",
+        "evaluate",
+        "register",
+    ]
+
+
+def test_no_key_has_a_default() -> None:
+    classes = set(below(Params))
+    assert {Params, params.Pretraining, params.Privacy, params.Split, params.Source} <= classes
+    defaults = [
+        f"{section.__name__}.{name}"
+        for section in classes
+        for name, field in section.model_fields.items()
+        if not field.is_required()
+    ]
+    assert defaults == []
+
+
+def test_keys_stand_in_the_order_of_the_file(shipped: str) -> None:
+    from ruamel.yaml import YAML
+
+    def ordered(section: type[BaseModel], values: dict[str, Any]) -> None:
+        names = {info.alias or name: info for name, info in section.model_fields.items()}
+        assert set(values) == set(names)
+        if section in (Params, params.Base, params.Scratch, params.Validate, params.Format):
+            assert list(values) == list(names)
+        for name, info in names.items():
+            inner = info.annotation
+            if isinstance(inner, type) and issubclass(inner, BaseModel):
+                ordered(inner, values[name])
+
+    ordered(Params, YAML(typ="safe").load(shipped))
+
+
+COMMIT = (
+    "must be the 40 hex digits of a commit; a branch or tag can move. "
+    "Find it under Files and versions > History of the model's page"
+)
+ONE_FAULT = [
+    # what is wrong, (old, new), the line's beginning, key, text
+    ("wrong type", ("  threads: 2", "  threads: two"), "compute.threads",
+     "is 'two', must be a whole number"),
+    ("not whole", ("  threads: 2", "  threads: 2.5"), "compute.threads",
+     "is 2.5, must be a whole number"),
+    ("true is no number", ("  threads: 2", "  threads: true"), "compute.threads",
+     "is True, must be a whole number"),
+    ("out of range", ("  threads: 2", "  threads: 0"), "compute.threads",
+     "is 0, must be greater than or equal to 1"),
+    ("not finite", ("  max_kl: 1.0e-4", "  max_kl: .inf"), "merge.max_kl",
+     "is inf, must be a finite number"),
+    ("none of the words", ("  method: qlora", "  method: full"), "sft.method",
+     "is 'full', must be 'qlora' or 'lora'"),
+    ("a float in quotes", ("  beta: 0.1", '  beta: "1e-1"'), "dpo.beta",
+     "is '1e-1', must be a number (write 2.0e-4, with a point and without quotes)"),
+    ("a date without quotes", ('    test_from: "2026-08-31"', "    test_from: 2026-08-31"),
+     "format.split.test_from", "is '2026-08-31', must be a string (put it in quotes)"),
+    ("no day", ('    test_from: "2026-08-31"', '    test_from: "31.8.2026"'),
+     "format.split.test_from",
+     "is '31.8.2026', must be a day in quotes, as in \"2026-08-31\""),
+    ("no day to split at", ('    test_from: "2026-08-31"', "    test_from: null"),
+     "format.split.test_from", "is null, but strategy is time; give a value"),
+    ("null local path", ("  source: scratch", "  source: local"), "base.local.path",
+     "is null, but source is local; name what to load"),
+    ("gguf without either", ("  source: scratch", "  source: gguf"), "base.gguf",
+     "needs either path or package, not both; set the other to null"),
+    ("heads that do not fit", ("    heads: 3", "    heads: 5"), "base.scratch.heads",
+     "is 5, but must divide hidden_size into an even head width"),
+    ("no heads at all", ("    heads: 3", "    heads: 0"), "base.scratch.heads",
+     "is 0, must be greater than or equal to 1"),
+    ("a range the wrong way round",
+     ("  prompt_chars: [3, 2000]", "  prompt_chars: [2000, 3]"), "validate.prompt_chars",
+     "is [2000, 3], shortest first; swap them"),
+    ("a name that MLflow refuses", ("  name: shipments", "  name: a b"), "register.name",
+     "is 'a b', must begin with a letter or digit and hold letters, digits, . _ - alone"),
+    ("a block longer than the context", ("  block_tokens: 256", "  block_tokens: 1024"),
+     "cpt.block_tokens", "is 1024, more than base.scratch.context (512); lower it"),
+    ("a conversation longer than the context", ("  max_tokens: 256", "  max_tokens: 600"),
+     "format.max_tokens", "is 600, more than base.scratch.context (512); lower it"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("edit", "key", "text"), [case[1:] for case in ONE_FAULT], ids=[case[0] for case in ONE_FAULT]
+)
+def test_one_fault(
+    edit: Edit, key: str, text: str, faults: Callable[..., list[str]], line_of: Callable[[str], int]
+) -> None:
+    place = {"base.local.path": "  local:", "base.gguf": "  gguf:"}.get(key, edit[0])
+    line = line_of(place) + (key == "base.local.path")
+    assert faults(edit) == ["1 fault in params.yaml:", f"params.yaml:{line}: {key}: {text}"]
+
+
+def test_a_typo_is_two_faults_and_names_the_key_that_was_meant(
+    faults: Callable[..., list[str]], line_of: Callable[[str], int]
+) -> None:
+    _, missing, unknown = faults(("  threads: 2", "  thread: 2"))
+    section, line = line_of("compute:"), line_of("  threads: 2")
+    assert missing.startswith(f"params.yaml:{section}: compute.threads: missing; add it (")
+    assert unknown == f"params.yaml:{line}: compute.thread: unknown key; did you mean threads?"
+
+
+def test_a_key_that_nothing_is_like(
+    faults: Callable[..., list[str]], line_of: Callable[[str], int]
+) -> None:
+    line = line_of("  confidence:")
+    assert faults(("  confidence:", "  zzz: 1\n  confidence:")) == [
+        "1 fault in params.yaml:",
+        f"params.yaml:{line}: evaluate.zzz: unknown key; remove it; "
+        "known: max_new_tokens, confidence, regression_rows, gates",
+    ]
+
+
+def test_a_missing_key_is_told_at_its_section(
+    faults: Callable[..., list[str]], line_of: Callable[[str], int]
+) -> None:
+    found = faults(("  beta: 0.1\n", ""))
+    assert len(found) == 2
+    assert found[1].startswith(f"params.yaml:{line_of('dpo:')}: dpo.beta: missing; add it (")
+
+
+def test_a_section_without_keys(
+    faults: Callable[..., list[str]], line_of: Callable[[str], int]
+) -> None:
+    assert faults(("  name: shipments", "  # name: shipments")) == [
+        "1 fault in params.yaml:",
+        f"params.yaml:{line_of('register:')}: register: is None, must be a mapping of keys to values",
+    ]
+
+
+@pytest.mark.parametrize("revision", ["main", "v1.0", "a" * 39, "A" * 40])
+def test_a_revision_that_can_move_is_refused(
+    revision: str, faults: Callable[..., list[str]], line_of: Callable[[str], int]
+) -> None:
+    edits = [
+        ("  source: scratch", "  source: hub"),
+        ("    repo: null", "    repo: owner/name"),
+        ("    revision: null", f"    revision: {revision}"),
+    ]
+    line = line_of("    revision: null")
+    assert faults(*edits)[1:] == [
+        f"params.yaml:{line}: base.hub.revision: is {revision!r}, {COMMIT}"
+    ]
+
+
+def test_a_hub_without_name_and_revision(
+    faults: Callable[..., list[str]], line_of: Callable[[str], int]
+) -> None:
+    line = line_of("    repo: null")
+    assert faults(("  source: scratch", "  source: hub"))[1:] == [
+        f"params.yaml:{line}: base.hub.repo: is null, but source is hub; name what to load",
+        f"params.yaml:{line + 1}: base.hub.revision: is null, but source is hub; {COMMIT}",
+    ]
+
+
+def test_a_pinned_hub_model_is_accepted(shipped: str, tmp_path: Path) -> None:
+    text = shipped.replace("source: scratch", "source: hub").replace("repo: null", "repo: a/b")
+    file = tmp_path / "params.yaml"
+    file.write_text(text.replace("revision: null", f"revision: {'0a' * 20}"), encoding="utf-8")
+    assert load(file).base.hub.repo == "a/b"
+
+
+def test_a_map_that_does_not_fit_its_kind(
+    faults: Callable[..., list[str]], line_of: Callable[[str], int]
+) -> None:
+    first = line_of("        id: ") - 1
+    usr = line_of("        user: ")
+    line = line_of('        user: "Message: {text}\\nLabel:"\n        assistant')
+    assert usr == line
+    assert faults(('\\nLabel:"\n        assistant', '\\nLabel:"\n        assistent'))[1:] == [
+        f"params.yaml:{first}: ingest.sources[0].map: lacks assistant, which kind chat needs; add it",
+        f"params.yaml:{line + 1}: ingest.sources[0].map.assistent: is no part of a chat record; "
+        "known: assistant, group, id, system, time, user",
+    ]
+
+
+@pytest.mark.parametrize(("stage", "kind"), [("cpt", "text"), ("dpo", "preference")])
+def test_a_stage_without_a_source_of_its_kind(
+    stage: str,
+    kind: str,
+    faults: Callable[..., list[str]],
+    line_of: Callable[[str], int],
+) -> None:
+    line = line_of(f"\n{stage}:") + 2
+    edit = (f"kind: {kind}\n      role: train", f"kind: {kind}\n      role: regression")
+    assert faults(edit)[1:] == [
+        f"params.yaml:{line}: {stage}.enabled: is true, but no source in ingest.sources has kind "
+        f"{kind}; add one or say false"
+    ]
+
+
+def test_dpo_without_sft(
+    shipped: str, faults: Callable[..., list[str]], line_of: Callable[[str], int]
+) -> None:
+    sft = shipped[shipped.index("\nsft:") :]
+    old = sft[: sft.index("  method:")]
+    assert faults((old, old.replace("enabled: true", "enabled: false")))[1:] == [
+        f"params.yaml:{line_of('dpo:') + 1}: dpo.enabled: is true, but sft.enabled is false; "
+        "DPO continues the SFT adapter: switch both"
+    ]
+
+
+def test_all_faults_at_once_in_the_order_of_lines(
+    faults: Callable[..., list[str]], line_of: Callable[[str], int]
+) -> None:
+    edits = [  # (old, new, what is told), from the file's end to its beginning
+        ("  name: shipments", "  name: -x", "register.name: is '-x', must begin"),
+        ("  max_kl: 1.0e-4", "  max_kl: -1", "merge.max_kl: is -1, must be greater than 0"),
+        ("  beta: 0.1", '  beta: "0.1"', "dpo.beta: is '0.1', must be a number"),
+        ("  lora_r: 32", "  lora_r: 0", "sft.lora_r: is 0, must be greater than or equal to 1"),
+        ("  block_tokens: 256", "  block_tokens: 999", "cpt.block_tokens: is 999, more than"),
+        ("  hard_test_share:", "  easy_test_share:", "format.easy_test_share: unknown key; did"),
+        ('"2026-08-31"', "2026-08-31", "format.split.test_from: is '2026-08-31', must be a string"),
+        ("    email: redact", "    email: hide", "validate.privacy.email: is 'hide', must be 'allow'"),
+        ("  max_line_bytes: 1000000", "  max_line_bytes: lots", "ingest.max_line_bytes: is 'lots'"),
+        ("    - file: corpus.jsonl", "    - file: 7", "ingest.sources[2].file: is 7, must be a st"),
+        ("    heads: 3", "    heads: 7", "base.scratch.heads: is 7, but must divide hidden_size"),
+        ("  seed: 20260706", "  seed: -1", "compute.seed: is -1, must be greater than or equal"),
+    ]
+    heading, *found = faults(*((old, new) for old, new, _ in edits))
+    assert heading == "13 faults in params.yaml:"
+    expected = [f"params.yaml:{line_of(old)}: {told}" for old, _, told in reversed(edits)]
+    missing = f"params.yaml:{line_of('format:')}: format.hard_test_share: missing; add it"
+    expected.append(missing)
+    expected.sort(key=lambda told: int(told.split(":")[1]))
+    assert len(found) == len(expected)
+    for line, beginning in zip(found, expected, strict=True):
+        assert line.startswith(beginning)
+    lines = [int(line.split(":")[1]) for line in found]
+    assert all(first <= second for first, second in itertools.pairwise(lines))
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"compute:\n  seed: [1, 2\n", "params.yaml:3: file: not valid YAML: expected ',' or ']', "),
+        (b"compute:\n  seed: 1\n  seed: 2\n", "params.yaml:3: file: not valid YAML: found duplicate"),
+        (b"compute:\n\tseed: 1\n", "params.yaml:2: file: not valid YAML: found character '\\t'"),
+        (b"compute:\n  seed: \x071\n",
+         "params.yaml:2: file: holds the control character 0x07; delete it"),
+        (b"compute: !!python/object:os.system\n", "params.yaml:1: file: not valid YAML: could not"),
+        (b"compute:\n  seed: 1 # \xe4\n",
+         "params.yaml:1: file: byte 21 is not UTF-8; save the file as UTF-8"),
+        (b"", "params.yaml:1: file: must be a mapping of sections; restore it with "
+         "`git checkout params.yaml`"),
+        (b"- 1\n", "params.yaml:1: file: must be a mapping of sections; restore it with "
+         "`git checkout params.yaml`"),
+    ],
+)  # fmt: skip
+def test_a_file_that_is_no_params_file(content: bytes, told: str, tmp_path: Path) -> None:
+    file = tmp_path / "params.yaml"
+    file.write_bytes(content)
+    with pytest.raises(ParamsError) as caught:
+        load(file)
+    heading, fault = str(caught.value).splitlines()
+    assert heading == "1 fault in params.yaml:"
+    assert fault.startswith(told)
+
+
+def test_no_file(tmp_path: Path) -> None:
+    with pytest.raises(ParamsError) as caught:
+        load(tmp_path / "params.yaml")
+    assert str(caught.value) == (
+        "1 fault in params.yaml:\n"
+        "params.yaml:1: file: does not exist; restore it with `git checkout params.yaml`"
+    )
+
+
+def test_a_fault_found_elsewhere_is_told_the_same_way(root: Path, line_of: Callable[[str], int]) -> None:
+    problem = params.problem_at(root / "params.yaml", ("ingest", "sources", 2, "file"), "is gone")
+    line = line_of("    - file: corpus.jsonl")
+    assert str(problem) == f"params.yaml:{line}: ingest.sources[2].file: is gone"
