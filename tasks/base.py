@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tasks.lineage import stage
 from tasks.lineage.compute import seed
-from tasks.lineage.console import log
+from tasks.lineage.console import log, quiet
 from tasks.lineage.stage import Metrics, Out, StageError
 from tasks.model import chat, scratch, source
 from tasks.params import Base, Compute
@@ -14,6 +14,7 @@ from tasks.params import Base, Compute
 
 def run(raw: Path, out: Out, base: Base, compute: Compute) -> Metrics:
     """Write a complete model folder: safetensors, tokenizer, chat template, manifest of sha256."""
+    quiet()
     if base.source == "scratch":
         build(raw, out, base, compute)
     elif base.source == "hub":
@@ -35,13 +36,11 @@ def build(raw: Path, out: Path, base: Base, compute: Compute) -> None:
     """Build the scratch model: tokenizer and weights from the shipped text."""
     from tasks.training.causal import train_causal
     from tasks.training.examples import packed_blocks
-    from tasks.training.loop import quiet
 
     settings = base.scratch
     missing = [name for name in settings.text if not (raw / name).is_file()]
     if missing:
         raise StageError(f"base.scratch.text: {', '.join(missing)} not found below {raw}")
-    quiet()
     seed(compute)
     rows = scratch.read_rows(raw, settings.text)
     tokenizer = scratch.build_tokenizer(map(scratch.plain, rows), settings)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tasks.lineage import stage
 from tasks.lineage.compute import seed
-from tasks.lineage.console import log
+from tasks.lineage.console import log, quiet
 from tasks.lineage.stage import Metrics, Out
 from tasks.model import chat, load, source
 from tasks.params import Compute, Cpt
@@ -22,7 +22,7 @@ def run(base: Path, data: Path, out: Out, curve: Out, cpt: Cpt, compute: Compute
         log.info("switched off; the base model goes on unchanged")
         return {"enabled": 0}
 
-    loop.quiet()
+    quiet()
     seed(compute)
     rows = examples.read_rows(data / "corpus.jsonl")
     tokenizer = chat.load_tokenizer(base)

@@ -9,7 +9,7 @@ from typing import Any
 
 from tasks.lineage import stage
 from tasks.lineage.compute import seed
-from tasks.lineage.console import log
+from tasks.lineage.console import log, quiet
 from tasks.lineage.stage import GateError, Metrics, Out
 from tasks.model import adapter as adapters
 from tasks.model import chat
@@ -33,7 +33,7 @@ def run(
         log.info("switched off; the SFT adapter goes on unchanged")
         return {"enabled": 0}
 
-    loop.quiet()
+    quiet()
     seed(compute)
     tokenizer = chat.load_tokenizer(base)
     pairs = examples.preference_pairs(examples.read_rows(data / "preferences.jsonl"), tokenizer)

@@ -20,7 +20,7 @@ from tasks.evaluation.rows import SPLITS, Row
 from tasks.evaluation.statistics import Estimate
 from tasks.lineage import stage, tracking
 from tasks.lineage.compute import seed
-from tasks.lineage.console import log, progress
+from tasks.lineage.console import log, progress, quiet
 from tasks.lineage.stage import Metrics, Out, StageError
 from tasks.model import chat
 from tasks.model.engines import Ids
@@ -51,7 +51,7 @@ def run(
 ) -> Metrics:
     """Ask base, cpt, sft and dpo the same questions; write report, predictions and verdict."""
     seed(compute)
-    _quiet()
+    quiet()
     rows, counts = test_rows.read(data, evaluate.regression_rows), test_rows.counts(data)
     losses = loss_curves.read(curves)
     tokenizer = chat.load_tokenizer(merged)  # no stage changes it
@@ -83,14 +83,6 @@ def run(
     tracking.log_artifact(report, "report")
     _tell(measured, decided)
     return measured
-
-
-def _quiet() -> None:
-    """Leave the terminal to the stage's own lines."""
-    from transformers.utils import logging
-
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
 
 
 @contextlib.contextmanager

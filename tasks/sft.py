@@ -8,7 +8,7 @@ from typing import Any
 
 from tasks.lineage import stage
 from tasks.lineage.compute import seed
-from tasks.lineage.console import log
+from tasks.lineage.console import log, quiet
 from tasks.lineage.stage import Metrics, Out
 from tasks.model import adapter, chat
 from tasks.params import Compute, Sft
@@ -23,7 +23,7 @@ def run(base: Path, data: Path, out: Out, curve: Out, sft: Sft, compute: Compute
         log.info("switched off; the CPT model goes on without an adapter")
         return {"enabled": 0}
 
-    loop.quiet()
+    quiet()
     seed(compute)
     tokenizer = chat.load_tokenizer(base)
     train = examples.supervised_chats(examples.read_rows(data / "train.jsonl"), tokenizer)

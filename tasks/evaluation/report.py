@@ -59,8 +59,7 @@ def write(
         before=before,
         confusions=[labels.confusion(field, expected, given[final]) for field in fields],
         plots=[
-            (name, curves.plot(name, points) if points else None)
-            for name, points in losses.items()
+            (name, curves.plot(name, points) if points else None) for name, points in losses.items()
         ],
         errors=_errors([rows[at] for at in test], given, final),
         counts=counts,
@@ -103,8 +102,7 @@ def _split(
         "metrics": metrics,
         "candidates": {
             name: [
-                (metric, splits[split][metric], metric not in LOWER_IS_BETTER)
-                for metric in metrics
+                (metric, splits[split][metric], metric not in LOWER_IS_BETTER) for metric in metrics
             ]
             for name, splits in measured.items()
         },
@@ -125,9 +123,7 @@ def _steps(
     ]
 
 
-def _errors(
-    rows: Sequence[Row], given: Mapping[str, Sequence[str]], final: str
-) -> dict[str, Any]:
+def _errors(rows: Sequence[Row], given: Mapping[str, Sequence[str]], final: str) -> dict[str, Any]:
     wrong = [
         at for at, row in enumerate(rows) if not answers.matches(given[final][at], row.expected)
     ]

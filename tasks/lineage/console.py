@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 
 LINE_EVERY_SECONDS = 10.0
@@ -29,6 +31,18 @@ def setup(stage: str) -> None:
         handler = logging.StreamHandler(sys.stderr)
         handler.setFormatter(logging.Formatter(f"{stage:<9}%(message)s"))
     log.handlers = [handler]
+
+
+def quiet() -> None:
+    """Leave the terminal to the stage's own lines. Call it before a library is imported: they read
+    these once, and some of what they say is said while they load."""
+    os.environ |= {
+        "TRANSFORMERS_VERBOSITY": "error",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",  # transformers asks it too
+        "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+    }
+    warnings.filterwarnings("ignore", category=FutureWarning)  # of TRL's calls into transformers
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # its optional hub kernels
 
 
 Advance = Callable[[int, str], None]

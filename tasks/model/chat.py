@@ -55,12 +55,13 @@ def render(messages: Sequence[Message], tokenizer: PreTrainedTokenizerFast) -> R
     """Token ids of a conversation, every assistant turn supervised.
 
     Raises:
-        ChatError: when content holds a special token, or the template rewrites earlier turns, so that
-            what is trained on would not be what is asked at inference.
+        ChatError: when content holds a special token, or the template rewrites earlier turns, or the
+            answer changes how its prompt is tokenised, so that what is trained on would not be what
+            is asked at inference.
     """
     _refuse_special_tokens(messages, tokenizer)
     full = _text(messages, tokenizer, ask=False)
-    spans = []
+    spans, prompts = [], []
     for index, message in enumerate(messages):
         if message["role"] == "assistant":
             prompt = _text(messages[:index], tokenizer, ask=True)
@@ -71,7 +72,16 @@ def render(messages: Sequence[Message], tokenizer: PreTrainedTokenizerFast) -> R
                     "use a template that renders history unchanged (base.chat_template)"
                 )
             spans.append((len(prompt), len(answered)))
+            prompts.append((index + 1, prompt))
     encoded = tokenizer(full, add_special_tokens=False, return_offsets_mapping=True)
+    for turn, prompt in prompts:
+        asked = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+        if encoded["input_ids"][: len(asked)] != asked:
+            raise ChatError(
+                f"turn {turn} changes how its prompt is tokenised; remove white space where it begins "
+                "and where the turn before it ends, or use a template that ends the prompt with a "
+                "special token (base.chat_template)"
+            )
     mask = [
         int(any(start <= first < end and last > first for start, end in spans))
         for first, last in encoded["offset_mapping"]
@@ -107,11 +117,19 @@ def contract(tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
     return {
         "template_sha256": hashlib.sha256(tokenizer.chat_template.encode()).hexdigest(),
         "special_tokens": {
-            token: tokenizer.convert_tokens_to_ids(token)
-            for token in sorted(tokenizer.all_special_tokens)
+            token: tokenizer.convert_tokens_to_ids(token) for token in special_tokens(tokenizer)
         },
         "fixtures": [_fixture(messages, tokenizer) for messages in FIXTURES],
     }
+
+
+def special_tokens(tokenizer: PreTrainedTokenizerFast) -> list[str]:
+    """Every token that text must not hold, sorted: also those that have no name in the tokenizer's
+    settings, as the headers of Llama 3, which `all_special_tokens` leaves out."""
+    added = tokenizer.added_tokens_decoder.values()
+    return sorted(
+        {*tokenizer.all_special_tokens, *(str(token) for token in added if token.special)}
+    )
 
 
 def _fixture(
@@ -132,8 +150,9 @@ def _text(messages: Sequence[Message], tokenizer: PreTrainedTokenizerFast, ask: 
 
 
 def _refuse_special_tokens(messages: Sequence[Message], tokenizer: PreTrainedTokenizerFast) -> None:
+    special = special_tokens(tokenizer)
     for message in messages:
-        for token in tokenizer.all_special_tokens:
+        for token in special:
             if token in message["content"]:
                 raise ChatError(
                     f"the {message['role']} turn holds the special token {token}, which would be "

@@ -23,6 +23,7 @@ def load_model(folder: Path) -> PreTrainedModel:
 
 def load_quantised(folder: Path) -> PreTrainedModel:
     """A model whose linear layers are NF4 with double quantisation (Dettmers et al. 2023)."""
+    import bitsandbytes as bnb
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
     config = BitsAndBytesConfig(
@@ -31,7 +32,7 @@ def load_quantised(folder: Path) -> PreTrainedModel:
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=compute_dtype(),
     )
-    return AutoModelForCausalLM.from_pretrained(
+    model = AutoModelForCausalLM.from_pretrained(
         folder,
         quantization_config=config,
         dtype=compute_dtype(),
@@ -39,6 +40,12 @@ def load_quantised(folder: Path) -> PreTrainedModel:
         local_files_only=True,
         use_safetensors=True,
     )
+    for module in model.modules():
+        if isinstance(module, bnb.nn.Linear4bit):
+            # Where a CPU has AVX512-BF16, bitsandbytes would score in bfloat16 what it trained in
+            # float32: another model than the trained one, and other bits than elsewhere.
+            module.support_avx512bf16_for_cpu = False
+    return model
 
 
 def device() -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from tasks.lineage.stage import StageError
@@ -65,7 +66,32 @@ def _log_probabilities(model: Any, batch: Any) -> Any:
     import torch
 
     logits = model(input_ids=batch.to(load.device())).logits[0]
-    return torch.log_softmax(logits.double(), dim=-1)
+    return torch.log_softmax(logits.double(), dim=-1).cpu()
+
+
+class OnnxLogits:
+    """An exported model that is called as transformers' models are, for `divergence`."""
+
+    def __init__(self, folder: Path, threads: int) -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        self._session = onnxruntime.InferenceSession(
+            folder / "model.onnx", options, providers=["CPUExecutionProvider"]
+        )
+
+    def __call__(self, input_ids: Any) -> Any:
+        import numpy as np
+        import torch
+
+        ids = input_ids.numpy()
+        feed = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
+        for node in self._session.get_inputs():
+            if node.name.startswith("past_key_values"):  # of (batch, heads, nothing yet, width)
+                feed[node.name] = np.zeros((1, node.shape[1], 0, node.shape[3]), np.float32)
+        (logits,) = self._session.run(["logits"], feed)
+        return SimpleNamespace(logits=torch.from_numpy(logits))
 
 
 def _through_nf4(model: PreTrainedModel, base: Path) -> None:
@@ -92,20 +118,23 @@ def _through_nf4(model: PreTrainedModel, base: Path) -> None:
 
 
 def _fold(model: PreTrainedModel, adapter: Path) -> PreTrainedModel:
-    """Add the adapter's product to the weights, and prove that every one of its modules arrived."""
-    import torch
-    from peft import PeftModel
+    """Add the adapter's product to the weights, and prove that every tensor of it arrived."""
+    from peft import PeftModel, get_peft_model_state_dict
+    from safetensors.torch import load_file
 
     wrapped = PeftModel.from_pretrained(model, adapter)
-    targets = [name for name, module in wrapped.named_modules() if hasattr(module, "lora_A")]
-    changing = [
-        name
-        for name in targets
-        if any(torch.any(b.weight != 0) for b in wrapped.get_submodule(name).lora_B.values())
-    ]
-    if not changing:
+    stored = load_file(adapter / "adapter_model.safetensors")
+    arrived = get_peft_model_state_dict(wrapped, save_embedding_layers=False)
+    strange = sorted(set(stored) - set(arrived))
+    if strange:
         raise StageError(
-            f"{adapter} changes nothing: its key names match no module of the model, or it was never "
-            "trained; run `dvc repro -f sft`"
+            f"{len(strange)} of {len(stored)} tensors of {adapter} belong to no module of the model, "
+            f"the first {strange[0]}; run `dvc repro -f sft`"
         )
+    # LoRA starts with one factor at zero: B of a linear layer, A of an embedding.
+    if not any(stored[name].any() for name in stored if name.endswith(_FIRST_ZERO)):
+        raise StageError(f"{adapter} changes nothing: it was never trained; run `dvc repro -f sft`")
     return wrapped.merge_and_unload()
+
+
+_FIRST_ZERO = ("lora_B.weight", "lora_embedding_A")

@@ -119,6 +119,8 @@ def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, out: Path) 
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)
     (out / "README.md").unlink(missing_ok=True)
+    for file in out.iterdir():
+        file.chmod(0o644)  # safetensors writes files that their owner alone can read
 
 
 def use_template(file: Path, out: Path) -> None:

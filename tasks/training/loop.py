@@ -61,23 +61,6 @@ def arguments(settings: Optimiser, compute: Compute, scratch: Path) -> dict[str,
     }
 
 
-def quiet() -> None:
-    """Leave the terminal to the stage's own lines."""
-    import logging
-    import warnings
-
-    # Before the libraries are imported: some of it is said while they load.
-    warnings.filterwarnings("ignore", category=FutureWarning)  # of TRL's calls into transformers
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # its optional hub kernels
-
-    import datasets
-    import transformers
-
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    datasets.disable_progress_bars()
-
-
 def train(trainer: Trainer, what: str, curve: Path | None) -> list[dict[str, float]]:
     """Run a trainer to its end.
 

@@ -16,7 +16,7 @@ def lively_model(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if "layers" in name and weight.dim() == 2:
-                weight *= 10
+                weight.mul_(10)
     folder = tmp_path_factory.mktemp("lively") / "model"
     source.save(model, chat.load_tokenizer(tiny_model), folder)
     return folder

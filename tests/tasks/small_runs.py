@@ -1,6 +1,7 @@
 """Formatted data of a handful of rows, settings for a second's training, and what they train.
 
-A plugin, for the tests of the training stages and their rooms that name it.
+A plugin, for the tests of the training stages and their rooms that name it.  They import it before
+pytest does, and it holds no assert: PYTEST_DONT_REWRITE.
 """
 
 from __future__ import annotations

@@ -62,7 +62,7 @@ def models(lively_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict
         torch.manual_seed(seed)
         with torch.no_grad():
             for weight in model.parameters():
-                weight += 0.05 * torch.randn_like(weight)
+                weight.add_(torch.randn_like(weight), alpha=0.05)
         source.save(model, chat.load_tokenizer(lively_model), folder / name)
     adapter.write_none(folder / "cpt", folder / "sft")
     (folder / "no-onnx").mkdir()
@@ -216,7 +216,7 @@ def test_an_empty_test_stops_before_any_model_is_loaded(
     tmp_path: Path,
 ) -> None:
     (data / "test.jsonl").write_text("")
-    nowhere = {name: tmp_path / "nowhere" for name in models}
+    nowhere = dict.fromkeys(models, tmp_path / "nowhere")
     with pytest.raises(StageError, match=r"test.jsonl has 0 rows, and a verdict needs a test"):
         run(
             tmp_path / "out",

@@ -1,0 +1,114 @@
+"""Adapters: saved without a trace of this machine, loaded on the model that they belong to alone."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from small_runs import Trained
+
+from tasks.lineage import hashes
+from tasks.lineage.stage import StageError
+from tasks.model import adapter, load, merging
+from tasks.params import Sft
+
+pytest_plugins = ("small_runs",)
+
+
+@pytest.fixture
+def other_model(tiny_model: Path, tmp_path: Path) -> Path:
+    """The tiny model with one bit of its weights flipped."""
+    folder = shutil.copytree(tiny_model, tmp_path / "other")
+    content = bytearray((folder / "model.safetensors").read_bytes())
+    content[-1] ^= 1
+    (folder / "model.safetensors").write_bytes(content)
+    return folder
+
+
+def test_no_adapter(tiny_model: Path, tmp_path: Path) -> None:
+    adapter.write_none(tiny_model, tmp_path / "none")
+    method = adapter.checked_method(tiny_model, tmp_path / "none")
+    assert method == {"method": "none", "base_sha256": hashes.sha256(tiny_model)}
+
+
+def test_an_adapter_of_another_model_is_refused(
+    sft_run: Trained, other_model: Path, tiny_model: Path
+) -> None:
+    mine, its = hashes.sha256(tiny_model)[:12], hashes.sha256(other_model)[:12]
+    expected = (
+        f"{sft_run.out} was trained on another model than {other_model} (sha256 {mine}, found {its}); "
+        "run `dvc repro sft`"
+    )
+    for loader in (adapter.checked_method, adapter.load_trainable):
+        with pytest.raises(StageError) as caught:
+            loader(other_model, sft_run.out)
+        assert str(caught.value) == expected
+
+
+def test_a_new_adapter_trains_itself_alone_in_float32(tiny_model: Path, sft_settings: Sft) -> None:
+    model = adapter.new(tiny_model, sft_settings)
+    trained = {name: value for name, value in model.named_parameters() if value.requires_grad}
+    assert trained
+    assert all("lora_" in name for name in trained)
+    assert {value.dtype for value in trained.values()} == {torch.float32}
+    kept = [name for name, value in model.named_parameters() if not value.requires_grad]
+    assert any(name.endswith("lm_head.weight") for name in kept)
+
+
+def test_a_target_that_the_model_lacks(tiny_model: Path, sft_settings: Sft) -> None:
+    settings = sft_settings.model_copy(
+        update={"method": "lora", "target_modules": ["q_proj", "query", "value"]}
+    )
+    with pytest.raises(StageError) as caught:
+        adapter.new(tiny_model, settings)
+    assert str(caught.value) == (
+        "sft.target_modules: query, value not in this model; it has down_proj, embed_tokens, "
+        "gate_proj, k_proj, lm_head, o_proj, q_proj, up_proj, v_proj"
+    )
+
+
+def test_it_is_saved_and_loaded_to_the_bit(
+    tiny_model: Path, sft_settings: Sft, tmp_path: Path
+) -> None:
+    settings = sft_settings.model_copy(update={"method": "lora"})
+    model = adapter.new(tiny_model, settings)
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for value in model.parameters():
+            if value.requires_grad:
+                value.normal_(std=0.1)
+    adapter.save(model, tiny_model, "lora", tmp_path / "a")
+    config = json.loads((tmp_path / "a/adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] is None
+
+    again = adapter.load_trainable(tiny_model, tmp_path / "a")
+    adapter.save(again, tiny_model, "lora", tmp_path / "b")
+    assert hashes.manifest(tmp_path / "a") == hashes.manifest(tmp_path / "b")
+    ids = [[5, 6, 7, 8]]
+    assert merging.divergence(model, again, ids) == (0.0, 1.0)
+    kl, _ = merging.divergence(load.load_model(tiny_model), again, ids)
+    assert kl > 1e-6
+
+
+def test_handing_on_changes_nothing(sft_run: Trained, tmp_path: Path) -> None:
+    adapter.copy(sft_run.out, tmp_path / "copy")
+    assert hashes.manifest(tmp_path / "copy") == hashes.manifest(sft_run.out)
+
+
+def test_what_a_trainer_rounds_is_put_back(tiny_model: Path, sft_run: Trained) -> None:
+    model = adapter.load_trainable(tiny_model, sft_run.out)
+    model.load_adapter(str(sft_run.out), adapter_name="ref", is_trainable=False)
+    exact = {name: value.clone() for name, value in model.named_parameters() if "lora_" in name}
+    with adapter.kept_in_float32(model), torch.no_grad():
+        for name, value in model.named_parameters():
+            if ".ref" in name:
+                value.zero_()  # as TRL's copy does with the adapters of embeddings
+            elif "lora_" in name:
+                value.data = value.data.to(torch.bfloat16)
+    for name, value in model.named_parameters():
+        if "lora_" in name:
+            assert value.dtype == torch.float32
+            assert torch.equal(value, exact[name]), name

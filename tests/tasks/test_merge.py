@@ -1,0 +1,170 @@
+"""Merge: what is written is what was trained, and what disagrees is refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small_runs import Trained, machine_names
+
+from tasks import merge
+from tasks.lineage import hashes
+from tasks.lineage.stage import GateError, StageError
+from tasks.model import adapter, chat, merging
+from tasks.params import Compute, Merge, Params
+
+pytest_plugins = ("small_runs",)
+
+
+@pytest.fixture(scope="session")
+def without_onnx(params: Params) -> Merge:
+    return params.merge.model_copy(update={"onnx": False})
+
+
+def test_what_is_written(
+    tiny_model: Path,
+    dpo_run: Trained,
+    formatted: Path,
+    params: Params,
+    compute: Compute,
+    tmp_path: Path,
+) -> None:
+    out, onnx = tmp_path / "merged", tmp_path / "onnx"
+    assert params.merge.onnx
+    metrics = merge.run(tiny_model, dpo_run.out, formatted, out, onnx, params.merge, compute)
+    assert 0 <= metrics["merged_kl"] < 1e-8 < params.merge.max_kl
+    assert metrics["merged_same_token"] == 1.0
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert manifest["model.safetensors"] == hashes.file_hash(out / "model.safetensors", "sha256")
+    exported = {path.name for path in onnx.iterdir()}
+    assert {"genai_config.json", "model.onnx", "model.onnx.data", "tokenizer.json"} <= exported
+    assert machine_names(tmp_path, tmp_path, tiny_model, dpo_run.out) == []
+
+
+def test_without_onnx_its_folder_is_empty(
+    tiny_model: Path,
+    formatted: Path,
+    without_onnx: Merge,
+    compute: Compute,
+    tmp_path: Path,
+) -> None:
+    none, onnx = tmp_path / "none", tmp_path / "onnx"
+    adapter.write_none(tiny_model, none)
+    metrics = merge.run(
+        tiny_model, none, formatted, tmp_path / "merged", onnx, without_onnx, compute
+    )
+    assert metrics == {"merged_kl": 0.0, "merged_same_token": 1.0}
+    assert list(onnx.iterdir()) == []
+
+
+def test_a_merge_into_the_unquantised_weights_fails_the_gate(
+    tiny_model: Path,
+    dpo_run: Trained,
+    formatted: Path,
+    without_onnx: Merge,
+    compute: Compute,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The mistake that the gate is there for: the same limit passes the right merge above."""
+    monkeypatch.setattr(merging, "_through_nf4", lambda model, base: None)
+    strict = without_onnx.model_copy(update={"max_kl": 1e-8})
+    with pytest.raises(GateError, match="differs from the trained one by") as caught:
+        merge.run(
+            tiny_model, dpo_run.out, formatted, tmp_path / "m", tmp_path / "o", strict, compute
+        )
+    assert caught.value.exit_code == 1
+
+
+def test_the_text_of_the_gate(
+    tiny_model: Path,
+    formatted: Path,
+    without_onnx: Merge,
+    compute: Compute,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(merging, "divergence", lambda *_: (0.00234, 0.97))
+    adapter.write_none(tiny_model, tmp_path / "none")
+    with pytest.raises(GateError) as caught:
+        merge.run(
+            tiny_model,
+            tmp_path / "none",
+            formatted,
+            tmp_path / "merged",
+            tmp_path / "onnx",
+            without_onnx,
+            compute,
+        )
+    assert str(caught.value) == (
+        "the merged model differs from the trained one by 0.0023 nats a token, more than merge.max_kl "
+        "(0.0001); see whether bitsandbytes quantises the same twice"
+    )
+
+
+@pytest.mark.parametrize("key", ["template_sha256", "special_tokens", "fixtures"])
+def test_another_chat_contract_is_refused(
+    key: str, tiny_model: Path, formatted: Path, tmp_path: Path
+) -> None:
+    agreed: dict[str, Any] = json.loads((formatted / "contract.json").read_text())
+    merge.check_contract(formatted, tiny_model)
+    if key == "fixtures":
+        agreed[key][1]["mask"][-1] = 0
+    else:
+        agreed[key] = "another"
+    (tmp_path / "contract.json").write_text(json.dumps(agreed))
+    with pytest.raises(GateError) as caught:
+        merge.check_contract(tmp_path, tiny_model)
+    assert str(caught.value) == (
+        f"{tiny_model} breaks the chat contract of {tmp_path / 'contract.json'} in {key}: it would be "
+        "asked otherwise than it was trained; run `dvc repro format` and see what changed"
+    )
+
+
+def test_the_stage_checks_the_contract(
+    tiny_model: Path, formatted: Path, without_onnx: Merge, compute: Compute, tmp_path: Path
+) -> None:
+    model = shutil.copytree(tiny_model, tmp_path / "model")
+    tokenizer = chat.load_tokenizer(model)
+    tokenizer.chat_template = str(tokenizer.chat_template).replace("'\\n'", "' '")
+    tokenizer.save_pretrained(model)
+    adapter.write_none(model, tmp_path / "none")
+    with pytest.raises(GateError, match="breaks the chat contract of .* in template_sha256"):
+        merge.run(
+            model,
+            tmp_path / "none",
+            formatted,
+            tmp_path / "merged",
+            tmp_path / "onnx",
+            without_onnx,
+            compute,
+        )
+
+
+def test_an_adapter_of_another_model_is_refused(
+    tiny_model: Path,
+    dpo_run: Trained,
+    formatted: Path,
+    without_onnx: Merge,
+    compute: Compute,
+    tmp_path: Path,
+) -> None:
+    other = shutil.copytree(tiny_model, tmp_path / "other")
+    (other / "config.json").write_text((other / "config.json").read_text() + "\n")
+    out, onnx = tmp_path / "merged", tmp_path / "onnx"
+    with pytest.raises(StageError, match=r"was trained on another model than .*other \(sha256 "):
+        merge.run(other, dpo_run.out, formatted, out, onnx, without_onnx, compute)
+    assert not out.exists()
+
+
+def test_the_models_are_compared_on_whole_conversations(
+    tiny_model: Path, formatted: Path
+) -> None:
+    found = merge.fixed_conversations(formatted, tiny_model)
+    tokenizer = chat.load_tokenizer(tiny_model)
+    assert len(found) == 4
+    assert tokenizer.decode(found[0]).startswith("Message: truck 20 is")
+    assert found[0][-1] == tokenizer.eos_token_id
