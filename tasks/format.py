@@ -14,7 +14,7 @@ from tasks.dataset.contamination import Overlap
 from tasks.dataset.faults import RowError
 from tasks.dataset.rejects import Rejects, account
 from tasks.lineage import stage
-from tasks.lineage.console import log
+from tasks.lineage.console import counted, log
 from tasks.lineage.stage import Metrics, Out, StageError
 from tasks.lineage.tracking import log_input
 from tasks.model import chat
@@ -79,7 +79,7 @@ def run(
     rows_out = sum(rows for split, rows in writer.rows.items() if split != "hard_test")
     reasons = rejects.total()
     account("format", rows_in + rows_of_text, rows_out, sum(reasons.values()))
-    log.info("rows %s, rejected %s", writer.rows, reasons)
+    log.info("rows: %s; rejected: %s", counted(writer.rows), counted(reasons))
     refuse_empty(writer.rows, reasons)
     return {
         "rows_in": rows_in + rows_of_text,

@@ -10,7 +10,7 @@ from tasks.dataset import mapping, readers, records
 from tasks.dataset.faults import RowError
 from tasks.dataset.rejects import Rejects, account
 from tasks.lineage import stage
-from tasks.lineage.console import log, progress
+from tasks.lineage.console import counted, log, progress
 from tasks.lineage.stage import GateError, Metrics, Out, StageError
 from tasks.lineage.tracking import log_input
 from tasks.params import Ingest, Source
@@ -120,7 +120,7 @@ def read_source(
     account(source.file, rows_in, rows_out, rejects.count(source.file))
     reasons = rejects.by_reason(source.file)
     rejected = sum(reasons.values())
-    log.info("%s: %d rows, %d rejected %s", source.file, rows_in, rejected, reasons or "")
+    log.info("%s: %d rows, %d rejected: %s", source.file, rows_in, rejected, counted(reasons))
     return {"rows_in": rows_in, "rows_out": rows_out, "rejected": dict(sorted(reasons.items()))}
 
 

@@ -25,8 +25,8 @@ def run(
     seed(compute)
     merging.merge(base, adapter, out)
 
-    prompts = fixed_conversations(data, out)
     check_contract(data, out)
+    prompts = fixed_conversations(data, out)
     merged = load.load_model(out)
     metrics = compared(
         "merged", merging.divergence(merging.load_unmerged(base, adapter), merged, prompts), merge

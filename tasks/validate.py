@@ -10,7 +10,7 @@ from tasks.dataset import expectations, quality, records
 from tasks.dataset.faults import RowError
 from tasks.dataset.rejects import Rejects, account
 from tasks.lineage import stage
-from tasks.lineage.console import log
+from tasks.lineage.console import counted, log
 from tasks.lineage.stage import Beside, GateError, Metrics, Out
 from tasks.lineage.tracking import log_artifact, log_input
 from tasks.params import Validate
@@ -63,9 +63,7 @@ def run(data: Path, out: Out, rejected: Out, docs: Beside, validate: Validate) -
     log_artifact(docs, "data_docs")
     for kind in records.KINDS:
         reasons = rejects.by_reason(kind)
-        log.info(
-            "%s: %d rows, %d rejected %s", kind, rows_in[kind], rejects.count(kind), reasons or ""
-        )
+        log.info("%s: %d rows, rejected: %s", kind, rows_in[kind], counted(reasons))
     failed = [finding for finding in findings if not finding.passed]
     log.info("%d expectations, %d failed; see %s", len(findings), len(failed), docs / "index.html")
     refuse(

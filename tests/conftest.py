@@ -16,6 +16,7 @@ os.environ |= {
     "DO_NOT_TRACK": "1",
     "DVC_NO_ANALYTICS": "1",
     "TOKENIZERS_PARALLELISM": "false",
+    "GOMP_SPINCOUNT": "1000",
 }
 
 TEXT = [

@@ -75,7 +75,9 @@ def _call(name: str, stage: dict[str, Any], dag: dict[str, Any], root: Path) -> 
         return
     if len(words) % 2 == 0:
         yield "cmd has an option without a value"
-    yield from (f"cmd lacks {option}, which `run` takes" for option in wanted if option not in given)
+    yield from (
+        f"cmd lacks {option}, which `run` takes" for option in wanted if option not in given
+    )
     yield from (f"cmd has {option}, which `run` lacks" for option in given if option not in wanted)
 
     deps, outs = _entries(stage, "deps"), _written(stage)
@@ -143,7 +145,9 @@ def _meta(name: str, stage: dict[str, Any], dag: dict[str, Any], root: Path) -> 
 
 
 def _module(name: str, root: Path) -> Any:
-    return importlib.import_module(f"tasks.{name}") if (root / f"tasks/{name}.py").is_file() else None
+    return (
+        importlib.import_module(f"tasks.{name}") if (root / f"tasks/{name}.py").is_file() else None
+    )
 
 
 def _sections() -> dict[str, Any]:
@@ -231,7 +235,9 @@ def _files(name: str, root: Path) -> list[str]:
     parts = name.split(".")
     for length in range(2, len(parts) + 1):
         place = "/".join(parts[:length])
-        found += [file for file in (f"{place}.py", f"{place}/__init__.py") if (root / file).is_file()]
+        found += [
+            file for file in (f"{place}.py", f"{place}/__init__.py") if (root / file).is_file()
+        ]
     return found
 
 
@@ -329,9 +335,7 @@ def test_a_path_that_is_changed_in_one_place_is_found(
     ]
 
 
-def test_a_section_too_many_is_found(
-    dag: dict[str, Any], real: dict[str, Any], root: Path
-) -> None:
+def test_a_section_too_many_is_found(dag: dict[str, Any], real: dict[str, Any], root: Path) -> None:
     dag["stages"]["ingest"]["params"].append("sft")
     assert new_problems(dag, real, root) == ["ingest: section sft is in params and not read"]
 
@@ -349,7 +353,9 @@ def test_retries_that_are_no_number_are_found(
 @pytest.fixture
 def edited(root: Path, tmp_path: Path) -> Path:
     """A copy of the code to break; signatures stay those of the real one."""
-    shutil.copytree(root / "tasks", tmp_path / "tasks", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(
+        root / "tasks", tmp_path / "tasks", ignore=shutil.ignore_patterns("__pycache__")
+    )
     shutil.copytree(root / "tests/tasks", tmp_path / "tests/tasks")
     shutil.copyfile(root / "params.yaml", tmp_path / "params.yaml")
     return tmp_path

@@ -277,7 +277,11 @@ def test_all_faults_at_once_in_the_order_of_lines(
         ("  block_tokens: 256", "  block_tokens: 999", "cpt.block_tokens: is 999, more than"),
         ("  hard_test_share:", "  easy_test_share:", "format.easy_test_share: unknown key; did"),
         ('"2026-08-31"', "2026-08-31", "format.split.test_from: is '2026-08-31', must be a string"),
-        ("    email: redact", "    email: hide", "validate.privacy.email: is 'hide', must be 'allow'"),
+        (
+            "    email: redact",
+            "    email: hide",
+            "validate.privacy.email: is 'hide', must be 'allow'",
+        ),
         ("  max_line_bytes: 1000000", "  max_line_bytes: lots", "ingest.max_line_bytes: is 'lots'"),
         ("    - file: corpus.jsonl", "    - file: 7", "ingest.sources[2].file: is 7, must be a st"),
         ("    heads: 3", "    heads: 7", "base.scratch.heads: is 7, but must divide hidden_size"),
@@ -332,7 +336,9 @@ def test_no_file(tmp_path: Path) -> None:
     )
 
 
-def test_a_fault_found_elsewhere_is_told_the_same_way(root: Path, line_of: Callable[[str], int]) -> None:
+def test_a_fault_found_elsewhere_is_told_the_same_way(
+    root: Path, line_of: Callable[[str], int]
+) -> None:
     problem = params.problem_at(root / "params.yaml", ("ingest", "sources", 2, "file"), "is gone")
     line = line_of("    - file: corpus.jsonl")
     assert str(problem) == f"params.yaml:{line}: ingest.sources[2].file: is gone"

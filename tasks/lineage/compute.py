@@ -29,6 +29,9 @@ def environment(compute: Compute) -> dict[str, str]:
         "MKL_NUM_THREADS": threads,
         "MKL_DYNAMIC": "FALSE",
         "OMP_DYNAMIC": "FALSE",
+        # How long a thread waits busily for work. libgomp's default makes everything ten times
+        # slower when another process wants the cores; bits do not depend on it.
+        "GOMP_SPINCOUNT": "1000",
         "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
         "TOKENIZERS_PARALLELISM": "false",
         **_INSTRUCTION_SETS[compute.instruction_set],

@@ -8,7 +8,7 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 LINE_EVERY_SECONDS = 10.0
 
@@ -43,6 +43,11 @@ def quiet() -> None:
     }
     warnings.filterwarnings("ignore", category=FutureWarning)  # of TRL's calls into transformers
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # its optional hub kernels
+
+
+def counted(counts: Mapping[str, int]) -> str:
+    """Counts by name as words: "2 duplicate_id, 1 nul"."""
+    return ", ".join(f"{count} {name}" for name, count in counts.items()) or "none"
 
 
 Advance = Callable[[int, str], None]

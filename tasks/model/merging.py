@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -75,6 +76,8 @@ class OnnxLogits:
     def __init__(self, folder: Path, threads: int) -> None:
         import onnxruntime
 
+        config = json.loads((folder / "genai_config.json").read_text(encoding="utf-8"))
+        self._head_size = config["model"]["decoder"]["head_size"]
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         self._session = onnxruntime.InferenceSession(
@@ -89,7 +92,8 @@ class OnnxLogits:
         feed = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
         for node in self._session.get_inputs():
             if node.name.startswith("past_key_values"):  # of (batch, heads, nothing yet, width)
-                feed[node.name] = np.zeros((1, node.shape[1], 0, node.shape[3]), np.float32)
+                shape = (1, node.shape[1], 0, self._head_size)
+                feed[node.name] = np.zeros(shape, np.float32)
         (logits,) = self._session.run(["logits"], feed)
         return SimpleNamespace(logits=torch.from_numpy(logits))
 

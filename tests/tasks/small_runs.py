@@ -15,7 +15,10 @@ import pytest
 
 from tasks.params import Compute, Cpt, Dpo, Params, Sft
 
-ANSWERS = ('{"category":"delivery_delay","eta":"1-2d"}', '{"category":"customs_hold","eta":"unknown"}')
+ANSWERS = (
+    '{"category":"delivery_delay","eta":"1-2d"}',
+    '{"category":"customs_hold","eta":"unknown"}',
+)
 TROUBLE = ("stuck in traffic", "held by customs", "late, it rains", "waiting for an invoice")
 
 
@@ -68,7 +71,9 @@ def write_formatted(folder: Path, model: Path) -> None:
     write_rows(folder / "test.jsonl", chats(4, first=20))
     write_rows(folder / "preferences.jsonl", pairs(8))
     write_rows(folder / "preferences_validation.jsonl", pairs(2))
-    corpus = [{"id": f"{n}", "text": f"Truck {n} brings pallets to the harbour. " * 3} for n in range(8)]
+    corpus = [
+        {"id": f"{n}", "text": f"Truck {n} brings pallets to the harbour. " * 3} for n in range(8)
+    ]
     write_rows(folder / "corpus.jsonl", corpus)
     agreed = json.dumps(chat.contract(chat.load_tokenizer(model)), ensure_ascii=False)
     (folder / "contract.json").write_text(agreed, encoding="utf-8")

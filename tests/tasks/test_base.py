@@ -28,7 +28,9 @@ def small(params: Params) -> Base:
 def raw(tmp_path: Path) -> Path:
     folder = tmp_path / "raw"
     folder.mkdir()
-    rows = [{"id": f"{n}", "text": f"the truck number {n} is late, and it rains"} for n in range(40)]
+    rows = [
+        {"id": f"{n}", "text": f"the truck number {n} is late, and it rains"} for n in range(40)
+    ]
     text = "\n".join(json.dumps(row) for row in rows)
     (folder / "a.jsonl").write_text(text + "\nnot json\nnull\n", encoding="utf-8")
     return folder

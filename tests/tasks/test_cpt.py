@@ -64,6 +64,8 @@ def test_no_text_is_refused(
     tiny_model: Path, cpt_settings: Cpt, compute: Compute, tmp_path: Path
 ) -> None:
     write_rows(tmp_path / "corpus.jsonl", [])
-    with pytest.raises(StageError, match=r"corpus\.jsonl holds no rows; see models/format\.metrics"):
+    with pytest.raises(
+        StageError, match=r"corpus\.jsonl holds no rows; see models/format\.metrics"
+    ):
         cpt.run(tiny_model, tmp_path, tmp_path / "out", tmp_path / "c.csv", cpt_settings, compute)
     assert not (tmp_path / "out").exists()

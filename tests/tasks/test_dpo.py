@@ -48,7 +48,9 @@ def test_what_is_written(dpo_run: Trained, sft_run: Trained, tiny_model: Path) -
         "method.json",
     }
     assert adapter.read_method(dpo_run.out) == adapter.read_method(sft_run.out)
-    configs = [json.loads((run.out / "adapter_config.json").read_text()) for run in (dpo_run, sft_run)]
+    configs = [
+        json.loads((run.out / "adapter_config.json").read_text()) for run in (dpo_run, sft_run)
+    ]
     assert configs[0]["r"] == configs[1]["r"]
     assert set(configs[0]["target_modules"]) == set(configs[1]["target_modules"])
     assert machine_names(dpo_run.out.parent, dpo_run.out.parent, sft_run.out, tiny_model) == []
@@ -57,9 +59,7 @@ def test_what_is_written(dpo_run: Trained, sft_run: Trained, tiny_model: Path) -
 def test_the_adapter_is_another_of_the_same_shape(dpo_run: Trained, sft_run: Trained) -> None:
     from safetensors.torch import load_file
 
-    mine, before = (
-        load_file(run.out / "adapter_model.safetensors") for run in (dpo_run, sft_run)
-    )
+    mine, before = (load_file(run.out / "adapter_model.safetensors") for run in (dpo_run, sft_run))
     assert {name: weight.shape for name, weight in mine.items()} == {
         name: weight.shape for name, weight in before.items()
     }

@@ -117,7 +117,18 @@ def server(tmp_path: Path, sqlite: Path) -> Iterator[str]:
         address = f"127.0.0.1:{free.getsockname()[1]}"
     host, port = address.split(":")
     process = subprocess.Popen(
-        [sys.executable, "-m", "mlflow", "server", "--host", host, "--port", port, "--workers", "1"],
+        [
+            sys.executable,
+            "-m",
+            "mlflow",
+            "server",
+            "--host",
+            host,
+            "--port",
+            port,
+            "--workers",
+            "1",
+        ],
         cwd=folder,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

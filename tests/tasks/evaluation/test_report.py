@@ -40,7 +40,12 @@ def content() -> dict[str, Any]:
     texts["dpo"] = [row.expected for row in rows]
     texts["dpo"][7] = label("a")
     likelihoods = {name: [Likelihood(4.0, 8) for _ in rows] for name in CANDIDATES}
-    return {"rows": rows, "texts": texts, "likelihoods": likelihoods, "limits": {"exact_match": 0.9}}
+    return {
+        "rows": rows,
+        "texts": texts,
+        "likelihoods": likelihoods,
+        "limits": {"exact_match": 0.9},
+    }
 
 
 def write(folder: Path, content: dict[str, Any]) -> str:
@@ -48,7 +53,9 @@ def write(folder: Path, content: dict[str, Any]) -> str:
 
     def answered(name: str, split: str) -> list[Answered]:
         every = zip(rows, texts[name], likelihoods[name], strict=True)
-        return [Answered(row.expected, text, *score) for row, text, score in every if row.is_in(split)]
+        return [
+            Answered(row.expected, text, *score) for row, text, score in every if row.is_in(split)
+        ]
 
     measured = {
         name: {split: measure(answered(name, split), 0.95, 1) for split in SPLITS} for name in texts

@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerFast
 
 from tasks.model import chat, scratch
 from tasks.model.chat import ChatError, Message
+from tasks.params import Params
 
 SPECIAL = [
     "<|im_start|>", "<|im_end|>",
@@ -48,8 +49,9 @@ GEMMA_3 = (
     "{{ first if loop.first else '' }}{{ message.content | trim }}<end_of_turn>\n{% endfor %}"
     "{% if add_generation_prompt %}<start_of_turn>model\n{% endif %}"
 )
-GEMMA_2 = "{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}" + (
-    GEMMA_3
+GEMMA_2 = (
+    "{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
+    + (GEMMA_3)
 )
 MISTRAL = (
     "<s>{% if messages[0].role == 'system' %}{% set first = messages[0].content + '\n\n' %}"
@@ -173,16 +175,16 @@ def test_any_text_keeps_its_prompt_or_is_refused(
 
 
 def test_an_answer_that_changes_how_its_prompt_is_tokenised_is_refused(
-    styled: Callable[[str], PreTrainedTokenizerFast],
+    params: Params,
 ) -> None:
-    tokenizer = styled(scratch.TEMPLATE)
+    sizes = params.base.scratch.model_copy(update={"vocab_size": 320})
+    tokenizer = scratch.build_tokenizer(
+        ["Label:\n\n", "ok"] * 9, sizes
+    )  # two line breaks, one token
     turns: list[Message] = [
         {"role": "user", "content": "Label:\n"},
         {"role": "assistant", "content": "ok"},
     ]
-    tokens = [tokenizer(text)["input_ids"] for text in ("Label:\n\n", "Label:\n\nok")]
-    if tokens[1][: len(tokens[0])] == tokens[0]:
-        pytest.skip("this tokenizer has no token of two line breaks")
     with pytest.raises(ChatError) as caught:
         chat.render(turns, tokenizer)
     assert str(caught.value) == (

@@ -70,9 +70,7 @@ class RopeSettings:
 def test_gemma_3_rotary_settings_are_flattened() -> None:
     whole = {"rope_type": "default", "rope_theta": 1e6}
     local = {"rope_type": "default", "rope_theta": 1e4}
-    config = RopeSettings(
-        "gemma3_text", {"full_attention": whole, "sliding_attention": local}
-    )
+    config = RopeSettings("gemma3_text", {"full_attention": whole, "sliding_attention": local})
     export._flatten_rope(config)
     assert config.rope_parameters == whole
     assert config.rope_local_base_freq == 1e4

@@ -109,7 +109,9 @@ def test_an_adapter_whose_names_match_no_module_is_refused(
 def test_an_adapter_of_embeddings_alone_merges(
     tiny_model: Path, sft_settings: Sft, tmp_path: Path
 ) -> None:
-    settings = sft_settings.model_copy(update={"method": "lora", "target_modules": ["embed_tokens"]})
+    settings = sft_settings.model_copy(
+        update={"method": "lora", "target_modules": ["embed_tokens"]}
+    )
     model = adapter.new(tiny_model, settings)
     with torch.no_grad():
         for value in model.parameters():

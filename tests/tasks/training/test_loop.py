@@ -1,0 +1,118 @@
+"""The training loop: it reports without a clock, and stops at the first loss that is no number."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tasks.lineage import tracking
+from tasks.lineage.stage import FAULT
+from tasks.model import load
+from tasks.params import Compute, Cpt, Params
+from tasks.training import causal, loop
+
+
+@pytest.fixture
+def settings(params: Params) -> Cpt:
+    return params.cpt.model_copy(update={"batch_size": 2})
+
+
+def blocks(count: int) -> Any:
+    from datasets import Dataset
+
+    rows = [list(range(10 + row, 26 + row)) for row in range(count)]
+    return Dataset.from_dict({"input_ids": rows, "labels": rows})
+
+
+def train(
+    model: Any, settings: Cpt, compute: Compute, curve: Path | None
+) -> list[dict[str, float]]:
+    return causal.train_causal(model, blocks(6), settings, compute, {"num_train_epochs": 1}, curve)
+
+
+def test_each_step_is_reported_to_the_curve_and_to_mlflow(
+    tiny_model: Path,
+    settings: Cpt,
+    compute: Compute,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told: list[tuple[int, dict[str, float]]] = []
+
+    def log_metrics(values: dict[str, float], step: int) -> None:
+        told.append((step, values))
+
+    monkeypatch.setattr(tracking, "log_metrics", log_metrics)
+    points = train(load.load_model(tiny_model), settings, compute, tmp_path / "new/curve.csv")
+    assert [point["step"] for point in points] == [1, 2, 3]
+    assert [step for step, _ in told] == [1, 2, 3]
+    assert set(points[0]) == {"step", "loss", "learning_rate", "grad_norm"}  # nothing of the clock
+    for point, (_, values) in zip(points, told, strict=True):
+        assert point["loss"] == round(values["loss"], 6)
+    with (tmp_path / "new/curve.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["step", "loss", "grad_norm", "learning_rate"]
+    assert [float(row["loss"]) for row in rows] == [point["loss"] for point in points]
+
+
+def test_accumulated_batches_are_one_step(
+    tiny_model: Path, settings: Cpt, compute: Compute
+) -> None:
+    two = settings.model_copy(update={"gradient_accumulation": 2})
+    points = train(load.load_model(tiny_model), two, compute, None)
+    assert [point["step"] for point in points] == [1, 2]  # 3 batches, 2 a step
+
+
+def test_a_loss_that_is_no_number_stops_at_its_step(
+    tiny_model: Path, settings: Cpt, compute: Compute, tmp_path: Path
+) -> None:
+    model = load.load_model(tiny_model)
+    with torch.no_grad():
+        model.lm_head.weight[7] = float("nan")
+    with pytest.raises(loop.Diverged) as caught:
+        train(model, settings, compute, tmp_path / "curve.csv")
+    rate = str(caught.value).split("(")[1].split(" ")[0]
+    assert str(caught.value) == (
+        f"step 1: the loss is nan; lower the learning rate ({rate} at this step) or look at the data of "
+        "this stage"
+    )
+    assert 0 <= float(rate) <= settings.learning_rate
+    assert caught.value.exit_code == FAULT
+    assert not (tmp_path / "curve.csv").exists()
+
+
+def test_a_loss_that_breaks_later_names_that_step(
+    tiny_model: Path, settings: Cpt, compute: Compute
+) -> None:
+    wild = settings.model_copy(
+        update={"learning_rate": 1e38, "warmup_share": 0.0, "max_grad_norm": 1e38}
+    )
+    with pytest.raises(
+        loop.Diverged, match=r"^step [23]: the loss is (nan|inf); lower the learning"
+    ):
+        train(load.load_model(tiny_model), wild, compute, None)
+
+
+def test_a_curve_without_points_is_a_heading(tmp_path: Path) -> None:
+    loop.write_curve([], tmp_path / "curve.csv")
+    assert (tmp_path / "curve.csv").read_bytes() == b"step,loss\n"
+
+
+def test_columns_stand_in_an_order_that_does_not_depend_on_the_trainer(tmp_path: Path) -> None:
+    points = [{"step": 1, "zeta": 2.0, "loss": 0.5}, {"alpha": 3.0, "loss": 0.25, "step": 2}]
+    loop.write_curve(points, tmp_path / "curve.csv")
+    assert (tmp_path / "curve.csv").read_text() == "step,loss,alpha,zeta\n1,0.5,,2.0\n2,0.25,3.0,\n"
+
+
+def test_what_decides_the_bits_is_said(params: Params, compute: Compute, tmp_path: Path) -> None:
+    found = loop.arguments(params.sft, compute, tmp_path)
+    assert found["seed"] == found["data_seed"] == compute.seed
+    for key in ("learning_rate", "weight_decay", "adam_beta2", "max_grad_norm"):
+        assert found[key] == getattr(params.sft, key)
+    assert found["optim"] == "adamw_torch_fused"
+    assert found["save_strategy"] == "no"
+    assert found["report_to"] == "none"
