@@ -65,7 +65,9 @@ def clone(folder: Path) -> Path:
 
 
 def git(folder: Path, *arguments: str) -> int:
-    return subprocess.run(["git", *arguments], cwd=folder, stdout=subprocess.DEVNULL).returncode
+    command = ["git", *arguments]
+    done = subprocess.run(command, cwd=folder, stdout=subprocess.DEVNULL, check=False)
+    return done.returncode
 
 
 def timed(folder: Path, *command: str) -> Measured:

@@ -44,7 +44,7 @@ def exists(command: str) -> tuple[bool, str]:
         return True, "shell"
     else:
         return False, f"unknown program {words[0]}"
-    done = subprocess.run(probe, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(probe, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
     return done.returncode == 0, done.stdout[-300:] + done.stderr[-300:]
 
 

@@ -25,6 +25,7 @@ def call(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
         env={**ENVIRONMENT, "HOME": str(home)},
         capture_output=True,
         text=True,
+        check=False,
     )
 
 
