@@ -20,7 +20,7 @@ def run(raw: Path, out: Out, base: Base, compute: Compute) -> Metrics:
     elif base.source == "hub":
         source.from_hub(base, out)
     elif base.source == "local":
-        source.from_local(Path(str(base.local.path)), base, out)
+        source.from_local(Path(str(base.local.path)), out)
     else:
         source.from_gguf(base, out)
     if base.chat_template is not None:

@@ -50,7 +50,9 @@ def check_sources(raw: Path, ingest: Ingest) -> None:
     """
     faults = []
     there = sorted(
-        path.relative_to(raw).as_posix() for path in raw.rglob("*") if path.suffix in READERS
+        path.relative_to(raw).as_posix()
+        for path in raw.rglob("*")
+        if path.suffix in READERS and path.is_file()
     )
     names = [source.file for source in ingest.sources]
     for index, name in enumerate(names):

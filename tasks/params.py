@@ -6,12 +6,15 @@ and reports every fault at once, each with its line, rule and remedy.
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import difflib
+import re
 import types
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from string import Formatter
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -86,7 +89,6 @@ class Base(Section):
     local: Local
     gguf: Gguf
     chat_template: str | None
-    trust_remote_code: bool
 
 
 class Source(Section):
@@ -371,10 +373,15 @@ def _keys_beside(loc: Loc) -> list[str]:
 def _cross_checks(values: Mapping[str, Any]) -> Iterator[tuple[Loc, str]]:
     """Rules between keys, on the raw file, so that they are reported beside faults of type."""
     for check in _CHECKS:
-        try:
-            yield from check(values)
-        except (KeyError, TypeError, AttributeError, ValueError, IndexError, ZeroDivisionError):
-            continue  # the file's shape is wrong there, and pydantic says so
+        yield from _tolerant(check(values))
+
+
+def _tolerant(found: Iterator[tuple[Loc, str]]) -> Iterator[tuple[Loc, str]]:
+    """What a check finds before it meets a part of the wrong shape, of which pydantic speaks."""
+    with contextlib.suppress(
+        KeyError, TypeError, AttributeError, ValueError, IndexError, ZeroDivisionError
+    ):
+        yield from found
 
 
 def _check_base(values: Mapping[str, Any]) -> Iterator[tuple[Loc, str]]:
@@ -397,17 +404,58 @@ def _check_base(values: Mapping[str, Any]) -> Iterator[tuple[Loc, str]]:
         yield ("base", "scratch", "heads"), text
 
 
-def _check_maps(values: Mapping[str, Any]) -> Iterator[tuple[Loc, str]]:
-    for index, source in enumerate(values["ingest"]["sources"]):
-        if source["map"] is None:
-            continue
-        needed, allowed = _MAP_KEYS[source["kind"]]
-        loc = ("ingest", "sources", index, "map")
-        for key in sorted(needed - set(source["map"])):
-            yield loc, f"lacks {key}, which kind {source['kind']} needs; add it"
-        for key in sorted(set(source["map"]) - needed - allowed):
-            known = ", ".join(sorted(needed | allowed))
-            yield (*loc, key), f"is no part of a {source['kind']} record; known: {known}"
+def _check_sources(values: Mapping[str, Any]) -> Iterator[tuple[Loc, str]]:
+    sources = values["ingest"]["sources"]
+    names = [source.get("file") if isinstance(source, Mapping) else None for source in sources]
+    for index, source in enumerate(sources):
+        loc = ("ingest", "sources", index)
+        yield from _tolerant(_check_file((*loc, "file"), names[index], names[:index]))
+        yield from _tolerant(_check_role((*loc, "role"), source))
+        yield from _tolerant(_check_map((*loc, "map"), source))
+    for index, name in enumerate(values["base"]["scratch"]["text"]):
+        yield from _tolerant(_check_file(("base", "scratch", "text", index), name, []))
+
+
+def _check_file(loc: Loc, name: Any, above: list[Any]) -> Iterator[tuple[Loc, str]]:
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts:
+        yield loc, f"is {name!r}, which leads out of the raw data; put the file there"
+    elif path.suffix not in (".jsonl", ".csv"):
+        yield loc, f"is {name!r}, but must end in .jsonl or .csv; convert the file"
+    elif name in above:
+        yield loc, f"is {name!r}, which an entry above reads already; drop one"
+
+
+def _check_role(loc: Loc, source: Mapping[str, Any]) -> Iterator[tuple[Loc, str]]:
+    if source["role"] == "regression" and source["kind"] != "chat":
+        yield loc, f"is 'regression', but kind {source['kind']} is only ever trained on; say train"
+
+
+def _check_map(loc: Loc, source: Mapping[str, Any]) -> Iterator[tuple[Loc, str]]:
+    if source["map"] is None:
+        return
+    needed, allowed = _MAP_KEYS[source["kind"]]
+    for key in sorted(needed - set(source["map"])):
+        yield loc, f"lacks {key}, which kind {source['kind']} needs; add it"
+    for key in sorted(set(source["map"]) - needed - allowed):
+        known = ", ".join(sorted(needed | allowed))
+        yield (*loc, key), f"is no part of a {source['kind']} record; known: {known}"
+    if source["columns"] is not None:
+        for key, template in source["map"].items():
+            for column in _placeholders(template):
+                if column not in source["columns"]:
+                    near = difflib.get_close_matches(column, source["columns"], n=1, cutoff=0.5)
+                    remedy = f"did you mean {{{near[0]}}}?" if near else "add it to columns"
+                    yield (*loc, key), f"reads {{{column}}}, which is not in columns; {remedy}"
+
+
+def _placeholders(template: Any) -> Iterator[str]:
+    """The columns that a template of `map` names, however deep it is."""
+    if isinstance(template, Mapping):
+        for part in template.values():
+            yield from _placeholders(part)
+    elif isinstance(template, str):
+        yield from (name for _, name, _, _ in Formatter().parse(template) if name)
 
 
 _ABOUT = {"id", "time", "group"}
@@ -426,11 +474,38 @@ def _check_split(values: Mapping[str, Any]) -> Iterator[tuple[Loc, str]]:
         yield ("format", "split", needed), text
 
 
+def _check_day(values: Mapping[str, Any]) -> Iterator[tuple[Loc, str]]:
+    day = values["format"]["split"]["test_from"]
+    if isinstance(day, str) and re.fullmatch(r"\d{4}-\d{2}-\d{2}", day):
+        try:
+            datetime.date.fromisoformat(day)
+        except ValueError:
+            yield ("format", "split", "test_from"), f"is {day!r}, a day that no calendar has"
+
+
+def _check_gates(values: Mapping[str, Any]) -> Iterator[tuple[Loc, str]]:
+    schema = values["validate"]["answer_schema"] or {}
+    fields = [f"{name}_accuracy" for name in schema.get("properties", {})]
+    known = ["json_valid", "exact_match", *fields, "perplexity"]
+    for name, limit in values["evaluate"]["gates"].items():
+        loc = ("evaluate", "gates", name)
+        if name not in known and (schema or not str(name).endswith("_accuracy")):
+            near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
+            remedy = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
+            yield loc, f"is no metric of this data; {remedy}"
+        elif name != "perplexity" and not 0 <= limit <= 1:
+            yield loc, f"is {limit}, but a share lies between 0 and 1; write 0.99 for 99%"
+
+
 def _check_ranges(values: Mapping[str, Any]) -> Iterator[tuple[Loc, str]]:
     for key in ("prompt_chars", "answer_chars"):
-        low, high = values["validate"][key]
-        if low > high:
-            yield ("validate", key), f"is [{low}, {high}], shortest first; swap them"
+        yield from _tolerant(_check_range(("validate", key), values["validate"][key]))
+
+
+def _check_range(loc: Loc, bounds: list[int]) -> Iterator[tuple[Loc, str]]:
+    low, high = bounds
+    if low > high:
+        yield loc, f"is [{low}, {high}], shortest first; swap them"
 
 
 def _check_stages(values: Mapping[str, Any]) -> Iterator[tuple[Loc, str]]:
@@ -456,8 +531,10 @@ def _check_lengths(values: Mapping[str, Any]) -> Iterator[tuple[Loc, str]]:
 
 _CHECKS: tuple[Callable[[Mapping[str, Any]], Iterator[tuple[Loc, str]]], ...] = (
     _check_base,
-    _check_maps,
+    _check_sources,
     _check_split,
+    _check_day,
+    _check_gates,
     _check_ranges,
     _check_stages,
     _check_lengths,

@@ -147,6 +147,10 @@ class _Mapped:
         return _preference_record(self._source, about, turns, chosen, rejected)
 
     def _filled(self, name: str, values: Values) -> str:
+        """The part's text. Words of the template around a blank column do not make it a text."""
+        cells = [values.get(column) for column in _columns(self._templates[name])]
+        if name in _TEXTS and cells and all(map(_is_blank, cells)):
+            raise RowError("empty_text", f"the {name} text is blank")
         text = _fill(self._templates[name], values)
         return text if isinstance(text, str) else strict_json.dumps(text)
 
@@ -193,6 +197,13 @@ def _columns(value: Any) -> Iterator[str]:
     elif isinstance(value, list):
         for item in value:
             yield from _columns(item)
+
+
+_TEXTS = {"user", "assistant", "chosen", "rejected", "text"}
+
+
+def _is_blank(cell: Any) -> bool:
+    return isinstance(cell, str) and not cell.strip()
 
 
 def _fill(value: Any, values: Values) -> Any:

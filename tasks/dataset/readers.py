@@ -176,8 +176,11 @@ def _cells(raw: bytes) -> list[str]:
     if '"' in text and not _RECORD.fullmatch(text):
         detail = "a quote stands inside a cell; put the cell in quotes and write the quote twice"
         raise RowError("bad_quotes", detail)
-    csv.field_size_limit(len(text) + 1)  # its own limit is 128 KiB; a row is bounded already
-    rows = list(csv.reader(io.StringIO(text, newline=""), strict=True))
+    limit = csv.field_size_limit(len(text) + 1)  # 128 KiB by itself; a row is bounded already
+    try:
+        rows = list(csv.reader(io.StringIO(text, newline=""), strict=True))
+    finally:
+        csv.field_size_limit(limit)  # it holds for the whole process
     if len(rows) > 1:  # a lone carriage return ends a record for the csv module
         raise RowError("bad_line_end", "a carriage return stands alone; end lines with \\n")
     return rows[0] if rows else []

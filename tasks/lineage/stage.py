@@ -140,6 +140,7 @@ def _execute(
     partial = {key: _partial(path) for key, path in outputs.items()}
     for path in partial.values():
         _remove(path)  # what a killed run left
+        _remove(_old(path))
         path.parent.mkdir(parents=True, exist_ok=True)
 
     spool = tracking.Spool(STATE / "spool", name, params.register_.name)
@@ -230,6 +231,11 @@ def _partial(path: Path) -> Path:
     return path.with_name(f".{path.name}.partial")
 
 
+def _old(partial: Path) -> Path:
+    """Where what a finished output replaces lies for a moment."""
+    return partial.with_suffix(".old")
+
+
 def _remove(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
@@ -242,8 +248,7 @@ def _replace(partial: Path, path: Path) -> None:
     if not partial.exists():
         raise StageError(f"the stage ended without writing {path}; this is a fault of its code")
     if path.is_dir():
-        old = path.with_name(f".{path.name}.old")
-        _remove(old)
+        old = _old(partial)
         path.rename(old)
         partial.rename(path)
         _remove(old)

@@ -66,7 +66,7 @@ def divergence(model: Any, other: Any, prompts: Sequence[list[int]]) -> tuple[fl
 def _log_probabilities(model: Any, batch: Any) -> Any:
     import torch
 
-    logits = model(input_ids=batch.to(load.device())).logits[0]
+    logits = model(input_ids=batch.to(getattr(model, "device", "cpu"))).logits[0]
     return torch.log_softmax(logits.double(), dim=-1).cpu()
 
 

@@ -39,10 +39,10 @@ def from_hub(settings: Base, out: Path) -> None:
             f"base.hub.repo: {hub.repo} at {hub.revision} cannot be downloaded ({error}); check the "
             "name, the network, and `hf auth login` for gated models"
         ) from error
-    from_local(Path(folder), settings, out)
+    from_local(Path(folder), out)
 
 
-def from_local(folder: Path, settings: Base, out: Path) -> None:
+def from_local(folder: Path, out: Path) -> None:
     """Copy a folder in Hugging Face format."""
     if not (folder / "config.json").is_file():
         raise StageError(
@@ -53,15 +53,12 @@ def from_local(folder: Path, settings: Base, out: Path) -> None:
             f"base.local.path: {folder} holds no safetensors; pickled weights are refused, convert "
             "them with save_pretrained(..., safe_serialization=True)"
         )
-    _refuse_remote_code(folder, settings)
+    _refuse_remote_code(folder)
     out.mkdir(parents=True)
     for pattern in _KEPT:
         for file in sorted(folder.glob(pattern)):
             if file.name != MANIFEST:
                 shutil.copyfile(file, out / file.name)
-    if settings.trust_remote_code:
-        for file in sorted(folder.glob("*.py")):
-            shutil.copyfile(file, out / file.name)
 
 
 def from_gguf(settings: Base, out: Path) -> None:
@@ -104,12 +101,12 @@ def _gguf_file(settings: Base) -> Path:
     return file
 
 
-def _refuse_remote_code(folder: Path, settings: Base) -> None:
+def _refuse_remote_code(folder: Path) -> None:
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    if "auto_map" in config and not settings.trust_remote_code:
+    if "auto_map" in config:
         raise StageError(
-            f"{folder}/config.json asks to run Python code that comes with the model (auto_map); "
-            "read that code, then set base.trust_remote_code: true, or take another model"
+            f"{folder}/config.json asks to run Python code that comes with the model (auto_map), which "
+            "is never done here; take a model that transformers knows by itself"
         )
 
 

@@ -35,7 +35,7 @@ def test_what_a_model_needs_is_copied_and_nothing_else(
     for name in ("README.md", "pytorch_model.bin", "modeling.py", "training_args.pt"):
         (model / name).write_text("x")
     out = tmp_path / "out"
-    source.from_local(model, params.base, out)
+    source.from_local(model, out)
     names = {path.name for path in out.iterdir()}
     assert {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"} <= names
     assert not names & {
@@ -47,7 +47,7 @@ def test_what_a_model_needs_is_copied_and_nothing_else(
 
 def test_a_folder_that_is_no_model(params: Params, tmp_path: Path) -> None:
     with pytest.raises(StageError) as caught:
-        source.from_local(tmp_path, params.base, tmp_path / "out")
+        source.from_local(tmp_path, tmp_path / "out")
     assert str(caught.value) == (
         f"base.local.path: {tmp_path} holds no config.json; name a folder in Hugging Face format"
     )
@@ -56,7 +56,7 @@ def test_a_folder_that_is_no_model(params: Params, tmp_path: Path) -> None:
 def test_pickled_weights(model: Path, params: Params, tmp_path: Path) -> None:
     (model / "model.safetensors").rename(model / "pytorch_model.bin")
     with pytest.raises(StageError) as caught:
-        source.from_local(model, params.base, tmp_path / "out")
+        source.from_local(model, tmp_path / "out")
     assert str(caught.value) == (
         f"base.local.path: {model} holds no safetensors; pickled weights are refused, convert them "
         "with save_pretrained(..., safe_serialization=True)"
@@ -69,16 +69,12 @@ def test_code_that_comes_with_the_model(model: Path, params: Params, tmp_path: P
     (model / "config.json").write_text(json.dumps(config))
     (model / "modeling.py").write_text("class Model: ...\n")
     with pytest.raises(StageError) as caught:
-        source.from_local(model, params.base, tmp_path / "out")
+        source.from_local(model, tmp_path / "out")
     assert str(caught.value) == (
-        f"{model}/config.json asks to run Python code that comes with the model (auto_map); read that "
-        "code, then set base.trust_remote_code: true, or take another model"
+        f"{model}/config.json asks to run Python code that comes with the model (auto_map), which "
+        "is never done here; take a model that transformers knows by itself"
     )
     assert not (tmp_path / "out").exists()
-
-    trusting = params.base.model_copy(update={"trust_remote_code": True})
-    source.from_local(model, trusting, tmp_path / "out")
-    assert (tmp_path / "out/modeling.py").is_file()
 
 
 def test_the_hub_is_asked_for_the_pinned_commit(
