@@ -181,6 +181,9 @@ def _publish() -> None:
         result = results.read()
         create_table_artifact(key="results", table=result.rows(), description="value [low, high]")
         create_markdown_artifact(key="verdict", markdown=result.markdown())
+        if results.REPORT.is_file():
+            page = results.REPORT.resolve().as_uri()
+            create_link_artifact(key="report", link=page, link_text="The report, on this machine")
         link = results.mlflow_run(str(results.VERDICT))
         if link is not None:
             create_link_artifact(key="mlflow-run", link=link, link_text="The evaluation in MLflow")

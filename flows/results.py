@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 METRICS = Path("models/evaluate.metrics.json")
 VERDICT = Path("models/verdict.json")
 REPORT = Path("models/report/index.html")
+LOCAL_UI = "http://127.0.0.1:5000"
 PROVENANCE = Path("models/provenance.json")
 
 WIDE = 110
@@ -124,7 +125,7 @@ def where_to_look() -> list[tuple[str, str]]:
     there = f"Models at {uri}" if uri else "Models of `mlflow ui`"
     places = [
         ("report", f"open {REPORT}"),
-        ("runs", uri or "`mlflow ui`, then http://127.0.0.1:5000"),
+        ("runs", uri or f"`mlflow ui`, then {LOCAL_UI}"),
     ]
     if PROVENANCE.is_file():
         name = f"{_registered_name()}-candidates"
@@ -147,11 +148,11 @@ def _tracking_server() -> str | None:
 
 
 def mlflow_run(out: str) -> str | None:
-    """The page of the run that wrote an output as it lies there; None where MLflow is not a server,
-    does not answer or does not know it."""
+    """The page of the run that wrote an output as it lies there; None where MLflow does not answer
+    or does not know it. Without a server it is the page that `mlflow ui` shows."""
     from tasks.lineage import hashes, store
 
-    server = _tracking_server()
+    server = _tracking_server() or (LOCAL_UI if Path("mlflow.db").exists() else None)
     if server is None:
         return None
     try:

@@ -303,6 +303,9 @@ class TestMlflowRun:
         monkeypatch.setattr(store, "connect", lambda: client)
         page = f"http://mlflow.example:5000/#/experiments/{experiment}/runs/{run.info.run_id}"
         assert results.mlflow_run(str(results.VERDICT)) == page
+        monkeypatch.delenv("MLFLOW_TRACKING_URI")
+        local = page.replace("http://mlflow.example:5000", results.LOCAL_UI)
+        assert results.mlflow_run(str(results.VERDICT)) == local
         results.VERDICT.write_text("{}")
         assert results.mlflow_run(str(results.VERDICT)) is None
 

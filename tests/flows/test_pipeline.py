@@ -11,7 +11,7 @@ from uuid import UUID
 
 import pytest
 
-from flows import pipeline, prefect_server
+from flows import pipeline, prefect_server, results
 from flows.dvc_dag import StageFailed
 from tasks.lineage.stage import FAULT
 
@@ -138,6 +138,8 @@ class TestUnderPrefect:
         from prefect.client.orchestration import get_client
         from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
 
+        results.REPORT.parent.mkdir(parents=True, exist_ok=True)
+        results.REPORT.write_text("<html>")
         pipeline.run(None, force=False)
         wanted = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[newest_flow_run().id]))
         with get_client(sync_client=True) as client:
@@ -152,7 +154,8 @@ class TestUnderPrefect:
         assert [row["split"] for row in rows] == ["test", "hard_test"]
         assert "verdict on dpo: pass" in found["verdict"].data
         assert "models/report/index.html" in found["verdict"].data
-        assert "mlflow-run" not in found  # there is no MLflow server to point at
+        assert found["report"].data.endswith("models/report/index.html)")
+        assert "mlflow-run" not in found  # nothing was recorded in MLflow
 
     def test_a_result_that_cannot_be_shown_fails_nothing(
         self, project: Path, capsys: pytest.CaptureFixture[str]
