@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import metadata
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ruamel.yaml import YAML
@@ -136,8 +136,10 @@ def _base_files(project: _Project) -> Iterator[str]:
 
 
 def _missing(raw: Path, name: str) -> str | None:
-    """What to say of a file that is not below the folder of raw data."""
-    if (raw / name).is_file():
+    """What to say of a file that is not below the folder of raw data; a name that cannot be right
+    is `tasks.params`' to tell."""
+    path = PurePosixPath(name)
+    if (raw / name).is_file() or ".." in path.parts or path.suffix not in (".jsonl", ".csv"):
         return None
     if Path(f"{raw}.dvc").is_file() and not raw.is_dir():
         return f"is {name!r}, but {raw} is not here; `dvc pull {raw}` brings it"

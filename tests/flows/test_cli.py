@@ -77,14 +77,14 @@ class TestCheck:
 
     def test_all_faults_at_once(self, project: Path) -> None:
         replace(Path("params.yaml"), "  lora_alpha: ", "  lora_alpha: -")
-        replace(Path("params.yaml"), "file: preferences.jsonl", "file: preferences.json ")
+        replace(Path("params.yaml"), "file: preferences.jsonl", "file: preference.jsonl")
         Path("requirements.lock").unlink()
         shown = tunetrail("check")
         assert shown.exit_code == MISUSE
         first, *faults = shown.stderr.splitlines()
         assert first == "3 faults stand in the way; nothing has run:"
         assert "sft.lora_alpha: is -" in faults[0]
-        assert "ingest.sources[1].file: is 'preferences.json', not found" in faults[1]
+        assert "ingest.sources[1].file: is 'preference.jsonl', not found" in faults[1]
         assert faults[2].startswith("requirements.lock does not exist")
 
     def test_a_fault_of_the_environment_alone(self, project: Path) -> None:

@@ -43,9 +43,9 @@ def test_every_fault_of_params_is_told(project: Path) -> None:
 
 
 def test_a_source_that_is_not_there(project: Path) -> None:
-    line = change(PARAMS, "file: preferences.jsonl", "file: preferences.json ")
+    line = change(PARAMS, "file: preferences.jsonl", "file: preference.jsonl")
     assert found() == [
-        f"params.yaml:{line}: ingest.sources[1].file: is 'preferences.json', not found below "
+        f"params.yaml:{line}: ingest.sources[1].file: is 'preference.jsonl', not found below "
         "data/raw, which holds corpus.jsonl, general.jsonl, preferences.jsonl, shipments.jsonl; "
         "put the file there, or mend its name"
     ]
@@ -60,9 +60,9 @@ def test_raw_data_that_dvc_has(project: Path) -> None:
 
 
 def test_the_text_of_the_scratch_model(project: Path) -> None:
-    line = change(PARAMS, "text: [corpus.jsonl,", "text: [corpus.txt,  ")
+    line = change(PARAMS, "text: [corpus.jsonl,", "text: [korpus.jsonl,")
     assert found()[0].startswith(
-        f"params.yaml:{line}: base.scratch.text[0]: is 'corpus.txt', not found below data/raw"
+        f"params.yaml:{line}: base.scratch.text[0]: is 'korpus.jsonl', not found below data/raw"
     )
 
 
