@@ -64,7 +64,8 @@ def export_onnx(jobs: Sequence[tuple[Path, Path]], precision: str) -> None:
             encoding="utf-8",
             errors="replace",
             cwd=_ROOT,
-            env={**os.environ, **_OFFLINE},
+            # Without git the builder does not write the commit of this folder into the model.
+            env={**os.environ, **_OFFLINE, "GIT_DIR": os.devnull},
         )
     if builder.returncode:
         folders = ", ".join(str(source) for source, _ in jobs)
