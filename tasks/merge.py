@@ -70,19 +70,19 @@ def fixed_conversations(data: Path, model: Path) -> list[list[int]]:
     tokenizer = chat.load_tokenizer(model)
     with (data / "test.jsonl").open(encoding="utf-8") as lines:
         rows = [json.loads(line) for line in itertools.islice(lines, PROMPTS)]
-    return [chat.render(row["messages"], tokenizer).ids for row in rows]
+    rendered = chat.all_or_raise(chat.render_many([row["messages"] for row in rows], tokenizer))
+    return [conversation.ids for conversation in rendered]
 
 
 def check_contract(data: Path, model: Path) -> None:
     """Raise GateError unless the model folder renders the fixtures as `format` did."""
     agreed = json.loads((data / "contract.json").read_text(encoding="utf-8"))
-    found = chat.contract(chat.load_tokenizer(model))
-    for key in agreed:
-        if agreed[key] != found.get(key):
-            raise GateError(
-                f"{model} breaks the chat contract of {data / 'contract.json'} in {key}: it would be "
-                "asked otherwise than it was trained; run `dvc repro format` and see what changed"
-            )
+    try:
+        chat.check_contract(agreed, chat.load_tokenizer(model))
+    except chat.ChatError as error:
+        raise GateError(
+            f"{model} breaks the contract of {data / 'contract.json'}: {error}"
+        ) from None
 
 
 if __name__ == "__main__":

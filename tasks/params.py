@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import difflib
+import fnmatch
 import re
 import types
 from collections.abc import Callable, Iterator, Mapping
@@ -21,6 +22,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError
 from ruamel.yaml.reader import ReaderError
+
+from tasks.dataset import places
 
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -91,10 +94,18 @@ class Base(Section):
     chat_template: str | None
 
 
+class ReadAs(Section):
+    container: Literal["jsonl", "json", "csv", "tsv", "parquet", "arrow"] | None
+    format: (
+        Literal["messages", "sharegpt", "instruction", "completion", "preference", "text"] | None
+    )
+
+
 class Source(Section):
     file: str
+    read_as: ReadAs | None
     kind: Literal["chat", "preference", "text"]
-    role: Literal["train", "regression"]
+    role: Literal["train", "general", "test", "regression", "benchmark"]
     map: dict[str, str | dict[str, Any]] | None
     columns: list[str] | None
 
@@ -102,6 +113,7 @@ class Source(Section):
 class Ingest(Section):
     sources: Annotated[list[Source], Field(min_length=1)]
     max_line_bytes: Count
+    hidden_characters: Literal["reject", "allow"]
     max_reject_share: Share
 
 
@@ -114,6 +126,18 @@ class Privacy(Section):
     phone: PrivacyAction
     iban: PrivacyAction
     card: PrivacyAction
+    national_id: PrivacyAction
+    ip: PrivacyAction
+    secret: PrivacyAction
+
+
+class MinScore(Section):
+    consistency: Share
+    contradictions: Share
+    class_balance: Share
+    distinct_words: Share
+    clusters: Share
+    length: Share
 
 
 class Validate(Section):
@@ -122,6 +146,7 @@ class Validate(Section):
     prompt_chars: Range
     answer_chars: Range
     max_class_share: Share
+    min_score: MinScore
     contradictions: Literal["reject", "allow"]
     privacy: Privacy
     max_reject_share: Share
@@ -134,10 +159,22 @@ class NearDuplicates(Section):
 
 
 class Split(Section):
-    strategy: Literal["time", "random"]
+    strategy: Literal["time", "group", "stratified", "random"]
     test_from: Day | None
     test_share: Annotated[float, Field(gt=0, lt=1)] | None
     validation_share: Annotated[float, Field(gt=0, lt=1)]
+    stratify_by: str | None
+
+
+class Decontamination(Section):
+    ngram_words: Annotated[int, Field(ge=2)]
+    overlap: Annotated[float, Field(gt=0, le=1)]
+    action: Literal["reject", "report"]
+
+
+class Mix(Section):
+    general_share: Annotated[float, Field(ge=0, lt=1)]
+    weights: dict[str, NotNegative]
 
 
 class Format(Section):
@@ -145,6 +182,8 @@ class Format(Section):
     near_duplicates: NearDuplicates
     split: Split
     hard_test_share: Annotated[float, Field(gt=0, le=1)]
+    decontamination: Decontamination
+    mix: Mix
 
 
 class Training(Optimiser):
@@ -405,30 +444,60 @@ def _check_base(values: Mapping[str, Any]) -> Iterator[tuple[Loc, str]]:
 
 
 def _check_sources(values: Mapping[str, Any]) -> Iterator[tuple[Loc, str]]:
-    sources = values["ingest"]["sources"]
-    names = [source.get("file") if isinstance(source, Mapping) else None for source in sources]
-    for index, source in enumerate(sources):
+    for index, source in enumerate(values["ingest"]["sources"]):
         loc = ("ingest", "sources", index)
-        yield from _tolerant(_check_file((*loc, "file"), names[index], names[:index]))
         yield from _tolerant(_check_role((*loc, "role"), source))
+        yield from _tolerant(_check_format((*loc, "read_as", "format"), source))
         yield from _tolerant(_check_map((*loc, "map"), source))
+    named = [_named(source) for source in values["ingest"]["sources"]]
+    for index, text in places.wrong_names(named):
+        yield ("ingest", "sources", index, "file"), text
     for index, name in enumerate(values["base"]["scratch"]["text"]):
-        yield from _tolerant(_check_file(("base", "scratch", "text", index), name, []))
+        yield from _tolerant(_check_text(("base", "scratch", "text", index), name))
 
 
-def _check_file(loc: Loc, name: Any, above: list[Any]) -> Iterator[tuple[Loc, str]]:
+def _named(source: Any) -> places.Named:
+    """A source's file and container; what has a wrong type is the schema's to tell."""
+    try:
+        container = (source["read_as"] or {}).get("container")
+        known = container if container in places.CONTAINERS else None
+        if isinstance(source["file"], str):
+            return source["file"], known
+    except (KeyError, TypeError, AttributeError):
+        pass
+    return None, None
+
+
+def _check_text(loc: Loc, name: str) -> Iterator[tuple[Loc, str]]:
+    """The text of the scratch model is read before anything is ingested: plain files alone."""
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts:
         yield loc, f"is {name!r}, which leads out of the raw data; put the file there"
     elif path.suffix not in (".jsonl", ".csv"):
         yield loc, f"is {name!r}, but must end in .jsonl or .csv; convert the file"
-    elif name in above:
-        yield loc, f"is {name!r}, which an entry above reads already; drop one"
 
 
 def _check_role(loc: Loc, source: Mapping[str, Any]) -> Iterator[tuple[Loc, str]]:
-    if source["role"] == "regression" and source["kind"] != "chat":
-        yield loc, f"is 'regression', but kind {source['kind']} is only ever trained on; say train"
+    role, kind = source["role"], source["kind"]
+    if role in ("general", "test", "regression") and kind != "chat":
+        yield loc, f"is {role!r}, which kind {kind} cannot be, only chat; say train or benchmark"
+
+
+def _check_format(loc: Loc, source: Mapping[str, Any]) -> Iterator[tuple[Loc, str]]:
+    if source["read_as"] is None or source["read_as"]["format"] is None:
+        return
+    format, kind = source["read_as"]["format"], source["kind"]
+    if source["map"] is not None:
+        yield loc, f"is {format!r}, but there is a map, which says more; set one to null"
+    elif format not in _FORMATS[kind]:
+        yield loc, f"is {format!r}, which is no {kind}; known: {', '.join(_FORMATS[kind])}"
+
+
+_FORMATS = {
+    "chat": ("messages", "sharegpt", "instruction", "completion"),
+    "preference": ("preference",),
+    "text": ("text",),
+}
 
 
 def _check_map(loc: Loc, source: Mapping[str, Any]) -> Iterator[tuple[Loc, str]]:
@@ -468,10 +537,43 @@ _MAP_KEYS = {
 
 def _check_split(values: Mapping[str, Any]) -> Iterator[tuple[Loc, str]]:
     split = values["format"]["split"]
-    needed = {"time": "test_from", "random": "test_share"}[split["strategy"]]
-    if split[needed] is None:
-        text = f"is null, but strategy is {split['strategy']}; give a value"
-        yield ("format", "split", needed), text
+    loc = ("format", "split")
+    published = any(source["role"] == "test" for source in values["ingest"]["sources"])
+    ways = ["test_from", "test_share"] if split["strategy"] == "time" else ["test_share"]
+    if not published and all(split[way] is None for way in ways):
+        also = " and so is test_share" if len(ways) > 1 else ""
+        text = f"is null{also}, but strategy is {split['strategy']} and no source has role test"
+        yield (*loc, ways[0]), f"{text}; give a value"
+    fields = list((values["validate"]["answer_schema"] or {}).get("properties", {}))
+    if split["stratify_by"] is not None and fields and split["stratify_by"] not in fields:
+        near = difflib.get_close_matches(str(split["stratify_by"]), fields, n=1, cutoff=0.5)
+        remedy = f"did you mean {near[0]}?" if near else f"known: {', '.join(fields)}"
+        text = f"is {split['stratify_by']!r}, no field of validate.answer_schema; {remedy}"
+        yield (*loc, "stratify_by"), text
+    if (split["test_share"] or 0) + split["validation_share"] >= 1:
+        text = f"is {split['validation_share']}, which with test_share leaves nothing to train on"
+        yield (*loc, "validation_share"), f"{text}; lower one of them"
+
+
+def _check_mix(values: Mapping[str, Any]) -> Iterator[tuple[Loc, str]]:
+    mix, sources = values["format"]["mix"], values["ingest"]["sources"]
+    loc = ("format", "mix")
+    if mix["general_share"] and all(source["role"] != "general" for source in sources):
+        text = f"is {mix['general_share']}, but no source has role general; add one, or say 0.0"
+        yield (*loc, "general_share"), text
+    roles = {source["file"]: source["role"] for source in sources}
+    for name in mix["weights"]:
+        named = [role for file, role in roles.items() if fnmatch.fnmatchcase(name, file)]
+        role = roles.get(name, next(iter(named), None))
+        if role is None:
+            near = difflib.get_close_matches(str(name), roles, n=1, cutoff=0.5)
+            remedy = f"did you mean {near[0]}?" if near else f"known: {', '.join(roles)}"
+            yield (*loc, "weights", name), f"is no file of ingest.sources; {remedy}"
+        elif role == "general":
+            text = "has role general, of which general_share takes what is needed; remove it"
+            yield (*loc, "weights", name), text
+        elif role != "train":
+            yield (*loc, "weights", name), f"has role {role}, which is not trained on; remove it"
 
 
 def _check_day(values: Mapping[str, Any]) -> Iterator[tuple[Loc, str]]:
@@ -533,6 +635,7 @@ _CHECKS: tuple[Callable[[Mapping[str, Any]], Iterator[tuple[Loc, str]]], ...] = 
     _check_base,
     _check_sources,
     _check_split,
+    _check_mix,
     _check_day,
     _check_gates,
     _check_ranges,

@@ -7,10 +7,11 @@ chat.jsonl, preference.jsonl and text.jsonl.
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, Literal, TypedDict, get_args
+
+import orjson
 
 from tasks.lineage.stage import StageError
 
@@ -26,8 +27,9 @@ class Message(TypedDict):
 class About(TypedDict):
     """What every record says of itself.
 
-    `source` is the file below data/raw, `id` is unique within it, `role` is "train" or
-    "regression", `time` an ISO 8601 string, `group` a name that rows of one origin share.
+    `source` is the file below data/raw, or the URL; `id` is unique within it; `role` says what the
+    row is for (train, general, test, regression, benchmark); `time` is an ISO 8601 string, `group`
+    a name that rows of one origin share.
     """
 
     id: str
@@ -65,31 +67,35 @@ def read(path: Path) -> Iterator[Any]:
     Raises:
         StageError: at a line that is no JSON, for which the file was edited by hand.
     """
-    with path.open(encoding="utf-8") as file:
+    with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             try:
-                yield json.loads(line)
-            except json.JSONDecodeError as error:
+                yield orjson.loads(line)
+            except orjson.JSONDecodeError as error:
                 raise StageError(
                     f"{path}:{number}: {error.msg}; stage outputs are not edited by hand, "
                     f"remove {path.parent} and run the stage that writes it"
                 ) from None
 
 
-def dumps(record: Mapping[str, Any]) -> str:
-    """One line of a record file, without its end."""
-    return json.dumps(record, ensure_ascii=False)
+def dumps(record: Mapping[str, Any]) -> bytes:
+    """One line of a record file, its end included."""
+    return orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE)
 
 
 class Writer:
     """Open JSONL files of a folder, by name without suffix."""
 
-    def __init__(self, files: Mapping[str, IO[str]]) -> None:
+    def __init__(self, files: Mapping[str, IO[bytes]]) -> None:
         self._files = files
         self.rows = dict.fromkeys(files, 0)
 
     def write(self, name: str, record: Mapping[str, Any]) -> None:
-        self._files[name].write(dumps(record) + "\n")
+        self.write_line(name, dumps(record))
+
+    def write_line(self, name: str, line: bytes) -> None:
+        """Write a record that is serialised already, its line end included."""
+        self._files[name].write(line)
         self.rows[name] += 1
 
 
@@ -98,12 +104,7 @@ def writing(folder: Path, names: Sequence[str] = KINDS) -> Iterator[Writer]:
     """Write `<name>.jsonl` files into a new folder."""
     folder.mkdir(parents=True)
     with contextlib.ExitStack() as stack:
-        files = {
-            name: stack.enter_context(
-                (folder / f"{name}.jsonl").open("w", encoding="utf-8", newline="\n")
-            )
-            for name in names
-        }
+        files = {name: stack.enter_context((folder / f"{name}.jsonl").open("wb")) for name in names}
         yield Writer(files)
 
 

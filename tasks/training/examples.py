@@ -58,7 +58,7 @@ def supervised_chats(rows: Iterable[dict[str, Any]], tokenizer: PreTrainedTokeni
     """Conversations as `input_ids`, and `labels` that hold the assistant's tokens alone."""
     from datasets import Dataset
 
-    rendered = [chat.render(row["messages"], tokenizer) for row in rows]
+    rendered = chat.all_or_raise(chat.render_many([row["messages"] for row in rows], tokenizer))
     labels = [
         [token if keep else IGNORED for token, keep in zip(row.ids, row.mask, strict=True)]
         for row in rendered
@@ -70,17 +70,15 @@ def preference_pairs(rows: Sequence[dict[str, Any]], tokenizer: PreTrainedTokeni
     """Pairs as `prompt_ids`, `chosen_ids`, `rejected_ids`, as TRL's preference collator reads them."""
     from datasets import Dataset
 
-    columns: dict[str, list[list[int]]] = {"prompt_ids": [], "chosen_ids": [], "rejected_ids": []}
-    for row in rows:
-        prompt = chat.render_prompt(row["prompt"], tokenizer)
-        columns["prompt_ids"].append(prompt)
-        for side in ("chosen", "rejected"):
-            answer: chat.Message = {"role": "assistant", "content": row[side]}
-            ids = chat.render([*row["prompt"], answer], tokenizer).ids
-            if ids[: len(prompt)] != prompt:
-                raise StageError(
-                    f"preference {row['id']}: the {side} answer changes how its prompt is tokenised; "
-                    "let the template end the prompt with a special token (base.chat_template)"
-                )
-            columns[f"{side}_ids"].append(ids[len(prompt) :])
+    prompts = chat.all_or_raise(chat.render_prompts([row["prompt"] for row in rows], tokenizer))
+    columns: dict[str, list[list[int]]] = {"prompt_ids": prompts}
+    for side in ("chosen", "rejected"):
+        conversations = [
+            [*row["prompt"], {"role": "assistant", "content": row[side]}] for row in rows
+        ]
+        rendered = chat.all_or_raise(chat.render_many(conversations, tokenizer))
+        columns[f"{side}_ids"] = [
+            conversation.ids[len(prompt) :]
+            for prompt, conversation in zip(prompts, rendered, strict=True)
+        ]
     return Dataset.from_dict(columns)
