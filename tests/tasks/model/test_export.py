@@ -2,6 +2,7 @@
 
 import shutil
 import stat
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -82,3 +83,13 @@ def test_other_rotary_settings_are_left_alone(rope: object) -> None:
     export._flatten_rope(config)
     assert config.rope_parameters == rope
     assert not hasattr(config, "rope_local_base_freq")
+
+
+def test_the_export_does_not_know_the_commit_of_this_folder(exported: Path, root: Path) -> None:
+    """onnxruntime-genai writes it into the model, where it finds one; two clones would differ."""
+    commit = subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, check=True
+    ).stdout.strip()
+    assert len(commit) == 40
+    for path in sorted(exported.iterdir()):
+        assert commit not in path.read_bytes(), path.name
