@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -29,9 +30,9 @@ def main() -> None:
 
 
 @app.callback()
-def _in_project() -> None:
+def _in_project(context: typer.Context) -> None:
     """Work from the project's root, wherever in it the command was given."""
-    here = Path.cwd()
+    context.obj = here = Path.cwd()
     for folder in (here, *here.parents):
         if (folder / "dvc.yaml").is_file():
             os.chdir(folder)
@@ -76,6 +77,37 @@ def run(
 def report() -> None:
     """Show the last result again: scores, verdict, where to look."""
     _show_results()
+
+
+@app.command()
+def rejects(
+    context: typer.Context,
+    stage: Annotated[
+        str | None, typer.Option(help="Rows that this stage rejected: ingest, validate, format.")
+    ] = None,
+    reason: Annotated[str | None, typer.Option(help="Rows rejected for this reason.")] = None,
+    source: Annotated[str | None, typer.Option(help="Rows of this file below data/raw.")] = None,
+    limit: Annotated[int, typer.Option(min=0, help="Rows to show at most.")] = 20,
+    table: Annotated[
+        Path | None, typer.Option("--csv", help="Write all of them to this file.")
+    ] = None,
+) -> None:
+    """List the rows that were not used, and why: which rows to mend."""
+    from flows import rejects as lists
+
+    wanted = lists.Wanted(stage, reason, source)
+    table = context.obj / table if table else None  # as seen from where the command was given
+    try:
+        with table.open("w", encoding="utf-8", newline="") if table else nullcontext() as file:
+            found = lists.find(wanted, limit, file)
+    except lists.Unreadable as error:
+        _stop(str(error), FAULT)
+    except OSError as error:
+        _stop(f"{error.filename}: {error.strerror}; choose another file", MISUSE)
+    for line in lists.describe(found, wanted):
+        print(line)
+    if table:
+        print(f"\nWrote {found.rows} rows to {table}.")
 
 
 @app.command()

@@ -10,12 +10,13 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import metadata
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
+from tasks.dataset import downloads, places
 from tasks.lineage.stage import FAULT, MISUSE
 from tasks.params import Loc, ParamsError, load, problem_at
 
@@ -109,10 +110,14 @@ def _workflow(project: _Project) -> Iterator[str]:
 
 
 def _sources(project: _Project) -> Iterator[str]:
-    raw = project.raw("ingest")
-    for index, source in enumerate(project.params["ingest"]["sources"]):
-        if missing := _missing(raw, source["file"]):
-            yield _at(PARAMS, ("ingest", "sources", index, "file"), missing)
+    sources = project.params["ingest"]["sources"]
+    named = [(source["file"], (source["read_as"] or {}).get("container")) for source in sources]
+    for index, missing in places.not_found(project.raw("ingest"), named):
+        yield _at(PARAMS, ("ingest", "sources", index, "file"), missing)
+    for index, (name, container) in enumerate(named):
+        pinned = places.is_url(name) and not places.wrong_name(name, container)
+        if pinned and (unavailable := downloads.unavailable(name)):
+            yield _at(PARAMS, ("ingest", "sources", index, "file"), unavailable)
 
 
 def _base_files(project: _Project) -> Iterator[str]:
@@ -124,7 +129,7 @@ def _base_files(project: _Project) -> Iterator[str]:
     if source == "scratch":
         raw = project.raw("base")
         for index, name in enumerate(base["scratch"]["text"]):
-            if missing := _missing(raw, name):
+            for _, missing in places.not_found(raw, [(name, None)]):
                 yield _at(PARAMS, ("base", "scratch", "text", index), missing)
     folder, file = base["local"]["path"], base["gguf"]["path"]
     if source == "local" and not Path(folder).is_dir():
@@ -133,19 +138,6 @@ def _base_files(project: _Project) -> Iterator[str]:
     if source == "gguf" and file is not None and not Path(file).is_file():
         text = f"is {file!r}, which is no file; give that of a GGUF file"
         yield _at(PARAMS, ("base", "gguf", "path"), text)
-
-
-def _missing(raw: Path, name: str) -> str | None:
-    """What to say of a file that is not below the folder of raw data; a name that cannot be right
-    is `tasks.params`' to tell."""
-    path = PurePosixPath(name)
-    if (raw / name).is_file() or ".." in path.parts or path.suffix not in (".jsonl", ".csv"):
-        return None
-    if Path(f"{raw}.dvc").is_file() and not raw.is_dir():
-        return f"is {name!r}, but {raw} is not here; `dvc pull {raw}` brings it"
-    there = sorted(p.relative_to(raw).as_posix() for p in raw.rglob("*") if p.is_file())
-    holds = f"which holds {', '.join(there[:8])}" if there else "which is empty or missing"
-    return f"is {name!r}, not found below {raw}, {holds}; put the file there, or mend its name"
 
 
 def _gguf_package(project: _Project) -> Iterator[str]:

@@ -17,6 +17,9 @@ REPORT = Path("models/report/index.html")
 LOCAL_UI = "http://127.0.0.1:5000"
 PROVENANCE = Path("models/provenance.json")
 
+CONTAMINATION = "contaminated_share"
+UNKNOWN = {"value": None, "low": None, "high": None}
+
 WIDE = 110
 """Columns of a console that four candidates with their intervals fit on."""
 
@@ -43,10 +46,12 @@ class Results:
         return _once(metric for of in self.scores.values() for metric in of.get(split, {}))
 
     def cell(self, candidate: str, split: str, metric: str, separator: str = " ") -> str:
-        """A score with its interval, empty where a candidate has none."""
+        """A score with its interval; empty where a candidate has none."""
         score = self.scores[candidate].get(split, {}).get(metric)
-        if score is None or score["value"] is None:
+        if score is None:
             return ""
+        if score["value"] is None:
+            return "not judged"
         if score["low"] is None or score["high"] is None:
             return f"{score['value']:.3f}"
         return f"{score['value']:.3f}{separator}[{score['low']:.3f}, {score['high']:.3f}]"
@@ -73,9 +78,19 @@ class Results:
     def headline(self) -> str:
         return f"verdict on {self.verdict['candidate']}: {self.verdict['verdict']}"
 
+    def reservation(self) -> str:
+        """How far the verdict is to be believed: a score on rows that were trained on says little."""
+        share = self.verdict.get(CONTAMINATION) or UNKNOWN
+        if share["value"] is None:
+            return "whether the test's rows stand in the training data was not judged"
+        return (
+            f"{share['value']:.1%} of the test's rows stand in the training data "
+            f"({CONTAMINATION} {share['value']:.3f} [{share['low']:.3f}, {share['high']:.3f}])"
+        )
+
     def markdown(self) -> str:
         """The verdict, its gates and where to look, for Prefect's page of the run."""
-        lines = [f"## {self.headline()}", ""]
+        lines = [f"## {self.headline()}", "", self.reservation(), ""]
         lines += [f"- {gate}" for gate in self.gates()]
         lines += ["", *(f"- {what}: {where}" for what, where in where_to_look())]
         return "\n".join(lines) + "\n"
@@ -99,6 +114,7 @@ class Results:
         console.print(Text(self.headline(), style="green" if self.passed else "red"))
         for gate in self.gates():
             console.print(Text(f"  {gate}"))
+        console.print(Text(f"  {self.reservation()}"), soft_wrap=True)
         console.print()
         for what, where in where_to_look():
             console.print(Text(f"{what + ':':<9}{where}"), soft_wrap=True)

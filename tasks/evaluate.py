@@ -10,11 +10,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tasks.evaluation import candidates, gates
+from tasks.evaluation import candidates, contamination, gates, preparation
 from tasks.evaluation import curves as loss_curves
 from tasks.evaluation import report as reports
 from tasks.evaluation import rows as test_rows
 from tasks.evaluation.candidates import Answers, Prepared
+from tasks.evaluation.contamination import Contamination
 from tasks.evaluation.metrics import Answered, measure
 from tasks.evaluation.rows import SPLITS, Row
 from tasks.evaluation.statistics import Estimate
@@ -43,6 +44,9 @@ def run(
     merged: Path,
     onnx: Path,
     data: Path,
+    ingest_metrics: Path,
+    validate_metrics: Path,
+    format_metrics: Path,
     curves: Path,
     report: Out,
     verdict: Out,
@@ -52,7 +56,10 @@ def run(
     """Ask base, cpt, sft and dpo the same questions; write report, predictions and verdict."""
     seed(compute)
     quiet()
-    rows, counts = test_rows.read(data, evaluate.regression_rows), test_rows.counts(data)
+    rows = test_rows.read(data, evaluate.regression_rows)
+    contaminated = contamination.read(data, test_rows.counts(data))
+    counted = {"ingest": ingest_metrics, "validate": validate_metrics, "format": format_metrics}
+    made = preparation.read(data, counted)
     losses = loss_curves.read(curves)
     tokenizer = chat.load_tokenizer(merged)  # no stage changes it
     prepared = candidates.prepare(rows, tokenizer)
@@ -66,7 +73,10 @@ def run(
     if served:
         _compare_served(merged, answers[FINAL].probes, prepared, evaluate, compute)
 
-    measured = {name: _measure(rows, given, evaluate, compute) for name, given in answers.items()}
+    measured = {
+        name: _measure(rows, given, contaminated, evaluate, compute)
+        for name, given in answers.items()
+    }
     decided = gates.judge(FINAL, "test", measured[FINAL]["test"], evaluate.gates)
     verdict.write_text(json.dumps(decided, indent=2) + "\n", encoding="utf-8")
     reports.write(
@@ -76,7 +86,8 @@ def run(
         likelihoods={name: given.likelihoods for name, given in answers.items()},
         measured=measured,
         verdict=decided,
-        counts=counts,
+        contaminated=contaminated,
+        preparation=made,
         losses=losses,
         confidence=evaluate.confidence,
     )
@@ -189,13 +200,18 @@ def _compare_served(
 
 
 def _measure(
-    rows: Sequence[Row], answers: Answers, evaluate: Evaluate, compute: Compute
+    rows: Sequence[Row],
+    answers: Answers,
+    contaminated: Mapping[str, Contamination],
+    evaluate: Evaluate,
+    compute: Compute,
 ) -> dict[str, dict[str, Estimate]]:
+    """Metrics by split; none stands without the share of the split that was trained on."""
     answered = [
         (row, Answered(row.expected, text, likelihood.nll, likelihood.tokens))
         for row, text, likelihood in zip(rows, answers.texts, answers.likelihoods, strict=True)
     ]
-    return {
+    measured = {
         split: measure(
             [given for row, given in answered if row.is_in(split)],
             evaluate.confidence,
@@ -203,6 +219,10 @@ def _measure(
         )
         for split in SPLITS
     }
+    for split, metrics in measured.items():
+        if metrics:
+            metrics[contamination.METRIC] = contaminated[split].share(evaluate.confidence)
+    return measured
 
 
 def _tell(measured: Measured, verdict: gates.Verdict) -> None:
@@ -212,7 +232,8 @@ def _tell(measured: Measured, verdict: gates.Verdict) -> None:
     log.info("%s", " " * width + "".join(f"{name:>9}" for name in measured))
     for metric in metrics:
         values = (splits["test"][metric]["value"] for splits in measured.values())
-        log.info("%s", f"{metric:<{width}}" + "".join(f"{value:>9.3f}" for value in values))
+        shown = ("-" if value is None else f"{value:.3f}" for value in values)
+        log.info("%s", f"{metric:<{width}}" + "".join(f"{value:>9}" for value in shown))
     for gate in verdict["gates"]:
         tell = log.info if gate["passed"] else log.warning
         tell("gate %s: %s", gate["metric"], gate["why"])

@@ -588,7 +588,7 @@ def _check_day(values: Mapping[str, Any]) -> Iterator[tuple[Loc, str]]:
 def _check_gates(values: Mapping[str, Any]) -> Iterator[tuple[Loc, str]]:
     schema = values["validate"]["answer_schema"] or {}
     fields = [f"{name}_accuracy" for name in schema.get("properties", {})]
-    known = ["json_valid", "exact_match", *fields, "perplexity"]
+    known = ["json_valid", "exact_match", *fields, "perplexity", "contaminated_share"]
     for name, limit in values["evaluate"]["gates"].items():
         loc = ("evaluate", "gates", name)
         if name not in known and (schema or not str(name).endswith("_accuracy")):

@@ -124,8 +124,26 @@ ONE_FAULT = [
     ("no day", ('    test_from: "2026-08-31"', '    test_from: "31.8.2026"'),
      "format.split.test_from",
      "is '31.8.2026', must be a day in quotes, as in \"2026-08-31\""),
-    ("no day to split at", ('    test_from: "2026-08-31"', "    test_from: null"),
-     "format.split.test_from", "is null, but strategy is time; give a value"),
+    ("shares that leave nothing", ("    validation_share: 0.1", "    validation_share: 0.9"),
+     "format.split.validation_share",
+     "is 0.9, which with test_share leaves nothing to train on; lower one of them"),
+    ("a field that answers do not have", ("    stratify_by: null", "    stratify_by: categry"),
+     "format.split.stratify_by",
+     "is 'categry', no field of validate.answer_schema; did you mean category?"),
+    ("a field unlike any", ("    stratify_by: null", "    stratify_by: zzz"),
+     "format.split.stratify_by",
+     "is 'zzz', no field of validate.answer_schema; known: category, eta"),
+    ("a mix without general rows", ("    general_share: 0.0", "    general_share: 0.2"),
+     "format.mix.general_share",
+     "is 0.2, but no source has role general; add one, or say 0.0"),
+    ("a weight of no file", ("    weights: {}", "    weights: {shipment.jsonl: 2.0}"),
+     "format.mix.weights.shipment.jsonl",
+     "is no file of ingest.sources; did you mean shipments.jsonl?"),
+    ("a weight of what does not train", ("    weights: {}", "    weights: {general.jsonl: 2.0}"),
+     "format.mix.weights.general.jsonl",
+     "has role regression, which is not trained on; remove it"),
+    ("a weight below nothing", ("    weights: {}", "    weights: {shipments.jsonl: -1.0}"),
+     "format.mix.weights.shipments.jsonl", "is -1.0, must be greater than or equal to 0"),
     ("null local path", ("  source: scratch", "  source: local"), "base.local.path",
      "is null, but source is local; name what to load"),
     ("gguf without either", ("  source: scratch", "  source: gguf"), "base.gguf",
@@ -155,6 +173,48 @@ def test_one_fault(
     place = {"base.local.path": "  local:", "base.gguf": "  gguf:"}.get(key, edit[0])
     line = line_of(place) + (key == "base.local.path")
     assert faults(edit) == ["1 fault in params.yaml:", f"params.yaml:{line}: {key}: {text}"]
+
+
+@pytest.mark.parametrize("strategy", ["time", "group", "stratified", "random"])
+def test_nothing_says_what_the_test_is(
+    strategy: str,
+    shipped: str,
+    faults: Callable[..., list[str]],
+    line_of: Callable[[str], int],
+    tmp_path: Path,
+) -> None:
+    edits = [
+        ("    strategy: time ", f"    strategy: {strategy} "),
+        ('    test_from: "2026-08-31"', "    test_from: null"),
+        ("    test_share: 0.1", "    test_share: null"),
+    ]
+    key = "test_from" if strategy == "time" else "test_share"
+    also = " and so is test_share" if strategy == "time" else ""
+    line = line_of(f"    {key}:")
+    assert faults(*edits)[1:] == [
+        f"params.yaml:{line}: format.split.{key}: is null{also}, but strategy is {strategy} "
+        "and no source has role test; give a value"
+    ]
+    text = shipped.replace("      role: regression", "      role: test")
+    for old, new in edits:
+        text = text.replace(old, new)
+    file = tmp_path / "published.yaml"
+    file.write_text(text, encoding="utf-8")
+    assert load(file).format.split.test_share is None
+
+
+def test_a_weight_of_general_rows(
+    faults: Callable[..., list[str]], line_of: Callable[[str], int]
+) -> None:
+    edits = [
+        ("      role: regression", "      role: general"),
+        ("    general_share: 0.0", "    general_share: 0.2"),
+        ("    weights: {}", "    weights: {general.jsonl: 2.0, shipments.jsonl: 2.0}"),
+    ]
+    assert faults(*edits)[1:] == [
+        f"params.yaml:{line_of('    weights:')}: format.mix.weights.general.jsonl: "
+        "has role general, of which general_share takes what is needed; remove it"
+    ]
 
 
 def test_a_typo_is_two_faults_and_names_the_key_that_was_meant(
@@ -290,7 +350,9 @@ def test_all_faults_at_once_in_the_order_of_lines(
     heading, *found = faults(*((old, new) for old, new, _ in edits))
     assert heading == "13 faults in params.yaml:"
     expected = [f"params.yaml:{line_of(old)}: {told}" for old, _, told in reversed(edits)]
-    missing = f"params.yaml:{line_of('format:')}: format.hard_test_share: missing; add it"
+    missing = (
+        f"params.yaml:{line_of(chr(10) + 'format:') + 1}: format.hard_test_share: missing; add it"
+    )
     expected.append(missing)
     expected.sort(key=lambda told: int(told.split(":")[1]))
     assert len(found) == len(expected)
@@ -365,7 +427,21 @@ def test_a_fault_found_elsewhere_is_told_the_same_way(
             "which an entry above reads already; drop one",
         ),
         ("file: general.jsonl", "file: ../g.jsonl", "which leads out of the raw data"),
-        ("file: general.jsonl", "file: general.txt", "must end in .jsonl or .csv"),
+        ("file: general.jsonl", "file: general.txt", "whose container is not known; write read_as"),
+        ("file: general.jsonl", "file: https://a/g.jsonl", "https://a/g.jsonl#sha256=<64 hex"),
+        ("file: general.jsonl", "file: hf://datasets/o/n@main/g.jsonl", "pinned to no commit"),
+        ("role: regression", "role: benchmark\n      rolle: x", "unknown key; did you mean role?"),
+        (
+            "kind: preference\n      role: train",
+            "kind: preference\n      role: test",
+            "is 'test', which kind preference cannot be, only chat; say train or benchmark",
+        ),
+        (
+            "file: general.jsonl\n      read_as: null",
+            "file: general.jsonl\n      read_as: {container: null, format: text}",
+            "is 'text', but there is a map, which says more; set one to null",
+        ),
+        ("[corpus.jsonl, general.jsonl]", "[corpus.parquet]", "must end in .jsonl or .csv"),
         ("[corpus.jsonl, general.jsonl]", "[/etc/passwd]", "which leads out of the raw data"),
     ],
 )

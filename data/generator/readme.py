@@ -20,7 +20,7 @@ _PLANTED = {
 }
 _MALFORMED = "rejected with a reason at ingest"
 # Well-formed records whose values break a rule of the desk; the rules belong to validate.
-_RULE_BREAKERS = {"empty_text", "unknown_category", "unknown_eta"}
+_RULE_BREAKERS = {"unknown_category", "unknown_eta"}
 _AT_VALIDATE = "rejected with a reason at validate"
 
 _INTRO = """\

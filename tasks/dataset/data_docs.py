@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tasks.dataset.checklist import MEANINGS, Score
+
 if TYPE_CHECKING:
     from tasks.dataset.expectations import Finding
 
@@ -49,17 +51,21 @@ _FETCHES = re.compile(
 )
 
 
-def finish(folder: Path, findings: Sequence[Finding]) -> None:
+def finish(
+    folder: Path, findings: Sequence[Finding], scores: Sequence[Score], warning: str | None
+) -> None:
     """Make the site that Great Expectations wrote self-contained and give it an index."""
     shutil.rmtree(folder / "static")
     for page in sorted(folder.rglob("*.html")):
         text = _FETCHES.sub("", page.read_text(encoding="utf-8"))
         text = text.replace("</head>", f"<style>{_STYLE}</style></head>", 1)
         page.write_text(text, encoding="utf-8")
-    (folder / "index.html").write_text(_index(folder, findings), encoding="utf-8")
+    (folder / "index.html").write_text(_index(folder, findings, scores, warning), encoding="utf-8")
 
 
-def _index(folder: Path, findings: Sequence[Finding]) -> str:
+def _index(
+    folder: Path, findings: Sequence[Finding], scores: Sequence[Score], warning: str | None
+) -> str:
     failed = sum(not finding.passed for finding in findings)
     verdict = f"{failed} failed" if failed else "all hold"
     sections = "".join(
@@ -70,7 +76,32 @@ def _index(folder: Path, findings: Sequence[Finding]) -> str:
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>Data Docs</title>\n'
         f"<style>{_STYLE}</style></head>\n<body><h1>Data Docs</h1>\n"
         f"<p>{len(findings)} expectations, {verdict}. They are about numbers taken from the rows, "
-        f"never about their text.</p>\n{sections}</body></html>\n"
+        f"never about their text.</p>\n{_checklist(scores, warning)}{sections}</body></html>\n"
+    )
+
+
+def _checklist(scores: Sequence[Score], warning: str | None) -> str:
+    told = f'<p class="warned">{html.escape(warning)}.</p>\n' if warning else ""
+    return (
+        "<h2>Quality checklist</h2>\n<p>Of the train chats; 1 is best.</p>\n"
+        f"{told}<table><tr><th></th><th>score</th><th>value</th><th>at least</th>"
+        "<th>what it means</th><th>what to do when it is low</th></tr>\n"
+        f"{''.join(map(_score, scores))}</table>\n"
+    )
+
+
+def _score(score: Score) -> str:
+    if score.value is None:
+        verdict, word, value = "", "not judged", ""
+    else:
+        passed = score.value >= score.limit
+        verdict, word = ("passed", "holds") if passed else ("failed", "fails")
+        value = f"{score.value:.4f}"
+    meaning = MEANINGS[score.name]
+    return (
+        f'<tr><td class="{verdict}">{word}</td><td>{score.name}</td><td>{value}</td>'
+        f"<td>{score.limit:g}</td><td>{html.escape(meaning.says)}</td>"
+        f"<td>{html.escape(meaning.remedy)}</td></tr>\n"
     )
 
 
@@ -104,6 +135,7 @@ table { border-collapse: collapse; width: 100%; margin-bottom: 1.5rem; }
 td, th { border-bottom: 1px solid #d8dee4; padding: .3rem .6rem; text-align: left;
   vertical-align: top; }
 .passed { color: #116329; } .failed { color: #b3261e; font-weight: 600; }
+.warned { border-left: 4px solid #b3261e; padding-left: .8rem; }
 .card { display: none; } .fa-check-circle, .fa-times { font-style: normal; }
 .fa-check-circle::before { content: "holds"; } .fa-times::before { content: "fails"; }
 @media (prefers-color-scheme: dark) { body { background: #14171a; color: #e6e8ea; }

@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 from tasks.dataset import strict_json
@@ -21,10 +20,11 @@ Values = Mapping[str, Any]
 class Mapper(Protocol):
     """Makes a record of a row's values.
 
-    `spare_id` is the record's id when the source has none.  Raises RowError.
+    `spare_id` is the record's id when the source has none, `file` what the record gives as its
+    source.  Raises RowError.
     """
 
-    def record(self, values: Values, spare_id: str) -> Record: ...
+    def record(self, values: Values, spare_id: str, file: str) -> Record: ...
 
     def finish(self) -> None:
         """Raise StageError when it saw rows, and none of them had what the map needs."""
@@ -40,39 +40,32 @@ def mapper(source: Source, key: str) -> Mapper:
 _TOKEN = re.compile(r"\{\{|\}\}|\{([^{}]+)\}|[{}]")
 
 
-@dataclass(frozen=True, slots=True)
-class _Column:
-    name: str
-
-
 class Template:
     """A text with columns in braces: `{name}`; a brace itself is written twice.
 
     Nothing else is understood: no attributes, no indices, no format specifications, so a template
-    reads columns and no more.
+    reads columns and no more.  `columns` are those that it reads, in order.
     """
 
     def __init__(self, text: str, key: str) -> None:
-        self._parts: list[str | _Column] = []
+        self.columns: list[str] = []
+        literals: list[str] = []
         last = 0
         for match in _TOKEN.finditer(text):
-            self._parts.append(text[last : match.start()])
+            literals.append(text[last : match.start()].replace("%", "%%"))
             if match[1] is not None:
-                self._parts.append(_Column(match[1]))
+                self.columns.append(match[1])
+                literals.append("%s")
             elif len(match[0]) == 2:
-                self._parts.append(match[0][0])
+                literals.append(match[0][0])
             else:
                 raise StageError(
                     f"params.yaml: {key} is {text!r}: the brace at character {match.start() + 1} "
                     "stands alone; write {column} for a column, {{ or }} for a brace"
                 )
             last = match.end()
-        self._parts.append(text[last:])
-
-    @property
-    def columns(self) -> list[str]:
-        """The columns that the template reads, in order."""
-        return [part.name for part in self._parts if isinstance(part, _Column)]
+        literals.append(text[last:].replace("%", "%%"))
+        self._text = "".join(literals)
 
     def fill(self, values: Values) -> str:
         """The text for a row.
@@ -80,7 +73,7 @@ class Template:
         Raises:
             RowError: `missing_column`, or `wrong_type` for a value that is not text.
         """
-        return "".join(p if isinstance(p, str) else _string(values, p.name) for p in self._parts)
+        return self._text % tuple([_string(values, column) for column in self.columns])
 
 
 def _present(values: Values, column: str) -> Any:
@@ -103,10 +96,11 @@ class _Mapped:
         self._templates = {
             name: _compile(value, f"{key}.map.{name}") for name, value in fields.items()
         }
+        self._columns = {name: tuple(_columns(value)) for name, value in self._templates.items()}
         self._unseen = {
             column: f"{key}.map.{name}"
-            for name, value in self._templates.items()
-            for column in _columns(value)
+            for name, columns in self._columns.items()
+            for column in columns
         }
         if source.columns is not None:
             for column, place in self._unseen.items():
@@ -124,49 +118,58 @@ class _Mapped:
                 f"{self._source.file} has; name a column that the file has"
             )
 
-    def record(self, values: Values, spare_id: str) -> Record:
+    def record(self, values: Values, spare_id: str, file: str) -> Record:
         self._saw_rows = True
         if self._unseen:
             for column in self._unseen.keys() & values.keys():
                 del self._unseen[column]
-        about = {
-            "id": self._id(values, spare_id),
-            "time": self._optional("time", values),
-            "group": self._optional("group", values),
-        }
+        about = _about(
+            self._id(values) if "id" in self._templates else spare_id,
+            file,
+            self._source.role,
+            self._time(values),
+            self._optional("group", values),
+        )
         if self._source.kind == "text":
-            return _text_record(self._source, about, self._filled("text", values))
+            return _text_record(about, self._filled("text", values))
         turns: list[Message] = []
         if system := self._optional("system", values):
             turns.append({"role": "system", "content": system})
         turns.append({"role": "user", "content": self._filled("user", values)})
         if self._source.kind == "chat":
             turns.append({"role": "assistant", "content": self._filled("assistant", values)})
-            return _chat_record(self._source, about, turns)
+            return _chat_record(about, turns)
         chosen, rejected = self._filled("chosen", values), self._filled("rejected", values)
-        return _preference_record(self._source, about, turns, chosen, rejected)
+        return _preference_record(about, turns, chosen, rejected)
 
     def _filled(self, name: str, values: Values) -> str:
         """The part's text. Words of the template around a blank column do not make it a text."""
-        cells = [values.get(column) for column in _columns(self._templates[name])]
-        if name in _TEXTS and cells and all(map(_is_blank, cells)):
+        columns = self._columns[name]
+        if name in _TEXTS and columns and all(_is_blank(values.get(column)) for column in columns):
             raise RowError("empty_text", f"the {name} text is blank")
         text = _fill(self._templates[name], values)
         return text if isinstance(text, str) else strict_json.dumps(text)
 
     def _optional(self, name: str, values: Values) -> str | None:
         """An empty cell or a null says that there is none."""
-        template = self._templates.get(name)
-        if template is None or any(_present(values, c) is None for c in _columns(template)):
+        columns = self._columns.get(name)
+        if columns is None or any(_present(values, column) is None for column in columns):
             return None
         return self._filled(name, values) or None
 
-    def _id(self, values: Values, spare_id: str) -> str:
-        template = self._templates.get("id")
-        if template is None:
-            return spare_id
-        columns = {column: _id_text(values, column) for column in _columns(template)}
-        return self._filled("id", columns)
+    def _time(self, values: Values) -> str | None:
+        """A timestamp of a typed file has one spelling as ISO 8601."""
+        columns = self._columns.get("time", ())
+        if any(isinstance(values.get(column), datetime.date) for column in columns):
+            values = {**values, **{column: _iso(values.get(column)) for column in columns}}
+        return self._optional("time", values)
+
+    def _id(self, values: Values) -> str:
+        return self._filled("id", {c: _id_text(values, c) for c in self._columns["id"]})
+
+
+def _iso(value: Any) -> Any:
+    return value.isoformat() if isinstance(value, datetime.date) else value
 
 
 def _id_text(values: Values, column: str) -> str:
@@ -203,7 +206,7 @@ _TEXTS = {"user", "assistant", "chosen", "rejected", "text"}
 
 
 def _is_blank(cell: Any) -> bool:
-    return isinstance(cell, str) and not cell.strip()
+    return isinstance(cell, str) and (not cell or cell.isspace())
 
 
 def _fill(value: Any, values: Values) -> Any:
@@ -218,65 +221,85 @@ def _fill(value: Any, values: Values) -> Any:
 
 # --- by well-known names --------------------------------------------------------------------------
 
-_FORMATS = {
-    "chat": (("messages",), ("prompt", "completion"), ("instruction", "output")),
-    "preference": (("prompt", "chosen", "rejected"),),
-    "text": (("text",),),
+_FORMATS: dict[str, dict[str, tuple[str, ...]]] = {
+    "chat": {
+        "messages": ("messages",),
+        "sharegpt": ("conversations",),
+        "completion": ("prompt", "completion"),
+        "instruction": ("instruction", "output"),
+    },
+    "preference": {"preference": ("chosen", "rejected")},
+    "text": {"text": ("text",)},
 }
-"""Columns by which a format is known, by kind.  Chats: OpenAI's messages, prompt and completion,
-Alpaca's instruction and output.  Then preference pairs, and plain text."""
+"""Columns by which a format is known, by kind.  Chats: OpenAI's messages, ShareGPT's conversations,
+prompt and completion, Alpaca's instruction and output.  Then TRL's preference pairs, whose prompt
+may stand in the answers alone, and plain text."""
 
 
 class _Detected:
     def __init__(self, source: Source, key: str) -> None:
         self._source = source
         self._key = key
-        self._format: tuple[str, ...] | None = None
+        self._formats = _FORMATS[source.kind]
+        self._format = source.read_as.format if source.read_as else None
         self._first_columns: list[str] = []
+        self._fitted = False
 
     def finish(self) -> None:
-        if self._format is None and self._first_columns:
+        if self._fitted or not self._first_columns:
+            return
+        columns = ", ".join(self._first_columns)
+        if self._format is None:
             raise StageError(
                 f"params.yaml: {self._key}.map is null, but {self._source.file} has columns "
-                f"{', '.join(self._first_columns)}, which are no known {self._source.kind} format "
-                f"({self._known()}); write a map"
+                f"{columns}, which are no known {self._source.kind} format ({self._known()}); "
+                "write a map"
             )
+        raise StageError(
+            f"params.yaml: {self._key}.read_as.format is {self._format!r}, whose columns are "
+            f"{'+'.join(self._formats[self._format])}, but {self._source.file} has {columns}; "
+            "correct the format, or write a map"
+        )
 
     def _known(self) -> str:
-        return " | ".join("+".join(columns) for columns in _FORMATS[self._source.kind])
+        return " | ".join("+".join(columns) for columns in self._formats.values())
 
-    def record(self, values: Values, spare_id: str) -> Record:
-        """The first row that fits a format settles it for the file."""
+    def record(self, values: Values, spare_id: str, file: str) -> Record:
+        """The first row that fits a format settles it for the source."""
+        if not self._fitted:
+            self._settle(values)
+        about = _about(
+            _id_text(values, "id") if "id" in values else spare_id,
+            file,
+            self._source.role,
+            _optional_time(values),
+            _optional(values, "group"),
+        )
+        match self._format:
+            case "messages":
+                turns = _chat(_present(values, "messages"), "messages")
+                return _chat_record(about, _with_system(values, turns))
+            case "sharegpt":
+                return _chat_record(about, _with_system(values, _sharegpt(values)))
+            case "instruction":
+                return _chat_record(about, _with_system(values, _instruction(values)))
+            case "completion":
+                return _chat_record(about, _with_system(values, _completion(values)))
+            case "preference":
+                prompt, chosen, rejected = _preference(values)
+                return _preference_record(about, _with_system(values, prompt), chosen, rejected)
+            case _:
+                return _text_record(about, _string(values, "text"))
+
+    def _settle(self, values: Values) -> None:
         self._first_columns = self._first_columns or [*values]
-        if self._format is None:
-            fits = (f for f in _FORMATS[self._source.kind] if values.keys() >= set(f))
-            self._format = next(fits, None)
-        if self._format is None:
+        wanted = self._formats if self._format is None else [self._format]
+        fits = (name for name in wanted if values.keys() >= set(self._formats[name]))
+        found = next(fits, None)
+        if found is None and self._format is None:
             raise RowError("unknown_format", f"columns fit none of: {self._known()}")
-        about = {
-            "id": _id_text(values, "id") if "id" in values else spare_id,
-            "time": _optional(values, "time"),
-            "group": _optional(values, "group"),
-        }
-        if self._format == ("messages",):
-            return _chat_record(self._source, about, _messages(_present(values, "messages")))
-        if self._format == ("text",):
-            return _text_record(self._source, about, _string(values, "text"))
-        turns: list[Message] = []
-        if system := _optional(values, "system"):
-            turns.append({"role": "system", "content": system})
-        if self._format == ("instruction", "output"):
-            more = _optional(values, "input")
-            user = _string(values, "instruction") + (f"\n\n{more}" if more else "")
-        else:
-            user = _string(values, "prompt")
-        turns.append({"role": "user", "content": user})
-        if self._source.kind == "preference":
-            chosen, rejected = _string(values, "chosen"), _string(values, "rejected")
-            return _preference_record(self._source, about, turns, chosen, rejected)
-        answer = _string(values, self._format[-1])
-        turns.append({"role": "assistant", "content": answer})
-        return _chat_record(self._source, about, turns)
+        if found is not None:
+            self._format, self._fitted = found, True  # type: ignore[assignment]
 
 
 def _optional(values: Values, column: str) -> str | None:
@@ -285,20 +308,136 @@ def _optional(values: Values, column: str) -> str | None:
     return _string(values, column) or None
 
 
-def _messages(value: Any) -> list[Message]:
-    """A chat's turns, checked one by one."""
+def _optional_time(values: Values) -> str | None:
+    value = values.get("time")
+    return str(_iso(value)) if isinstance(value, datetime.date) else _optional(values, "time")
+
+
+def _with_system(values: Values, turns: list[Message]) -> list[Message]:
+    """A column `system` beside turns that have none of their own."""
+    system = _optional(values, "system")
+    if system is None:
+        return turns
+    if turns[:1] and turns[0]["role"] == "system":
+        raise RowError("bad_messages", "both a column and a message are the system's")
+    return [{"role": "system", "content": system}, *turns]
+
+
+def _instruction(values: Values) -> list[Message]:
+    more = _optional(values, "input")
+    user = _string(values, "instruction") + (f"\n\n{more}" if more else "")
+    return [
+        {"role": "user", "content": user},
+        {"role": "assistant", "content": _string(values, "output")},
+    ]
+
+
+def _completion(values: Values) -> list[Message]:
+    """Strings, or lists of messages as TRL has them."""
+    prompt, completion = _present(values, "prompt"), _present(values, "completion")
+    if isinstance(prompt, list) and isinstance(completion, list):
+        return _in_turn([*_messages(prompt, "prompt"), *_messages(completion, "completion")])
+    return [
+        {"role": "user", "content": _string(values, "prompt")},
+        {"role": "assistant", "content": _string(values, "completion")},
+    ]
+
+
+_SHAREGPT_ROLES = {
+    "system": "system", "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant",
+}  # fmt: skip
+
+
+def _sharegpt(values: Values) -> list[Message]:
+    turns = _present(values, "conversations")
+    if not isinstance(turns, list):
+        raise RowError("bad_messages", f"conversations is {json_type(turns)}, not an array")
+    told = []
+    for number, turn in enumerate(turns, start=1):
+        if not isinstance(turn, dict) or _named(turn).keys() != {"from", "value"}:
+            raise RowError("bad_messages", f"turn {number} must have from and value, no more")
+        speaker = turn["from"]
+        if not isinstance(speaker, str) or speaker not in _SHAREGPT_ROLES:
+            known = ", ".join(_SHAREGPT_ROLES)
+            raise RowError("bad_messages", f"turn {number} is from none of: {known}")
+        told.append({"role": _SHAREGPT_ROLES[speaker], "content": turn["value"]})
+    return _chat(told, "conversations")
+
+
+def _preference(values: Values) -> tuple[list[Message], str, str]:
+    """Prompt and both answers.  A list may hold the answer alone or the whole conversation."""
+    chosen, rejected = _present(values, "chosen"), _present(values, "rejected")
+    if not isinstance(chosen, list) or not isinstance(rejected, list):
+        prompt = _present(values, "prompt")
+        turns = _prompt_turns(values, prompt)
+        return turns, _string(values, "chosen"), _string(values, "rejected")
+    before, better = _answer(chosen, "chosen")
+    also_before, worse = _answer(rejected, "rejected")
+    if before != also_before:
+        raise RowError("bad_messages", "chosen and rejected answer different prompts")
+    prompt = values.get("prompt")
+    if prompt is None:
+        turns = before
+    else:
+        turns = _prompt_turns(values, prompt)
+        if before and before != turns:
+            raise RowError("bad_messages", "chosen and rejected do not begin with the prompt")
+    _in_turn([*turns, {"role": "assistant", "content": better}])
+    return turns, better, worse
+
+
+def _prompt_turns(values: Values, prompt: Any) -> list[Message]:
+    if isinstance(prompt, list):
+        turns = _messages(prompt, "prompt")
+        _in_turn([*turns, {"role": "assistant", "content": ""}])
+        return turns
+    return [{"role": "user", "content": _string(values, "prompt")}]
+
+
+def _answer(value: list[Any], name: str) -> tuple[list[Message], str]:
+    """The messages before the answer, and the answer."""
+    turns = _messages(value, name)
+    if not turns or turns[-1]["role"] != "assistant":
+        raise RowError("bad_messages", f"{name} must end with the assistant's message")
+    return turns[:-1], turns[-1]["content"]
+
+
+def _chat(value: Any, name: str) -> list[Message]:
+    return _in_turn(_messages(value, name))
+
+
+def _messages(value: Any, name: str) -> list[Message]:
+    """A list of messages, checked one by one."""
     if not isinstance(value, list):
-        raise RowError("bad_messages", f"messages is {json_type(value)}, not an array")
+        raise RowError("bad_messages", f"{name} is {json_type(value)}, not an array")
     turns: list[Message] = []
     for number, item in enumerate(value, start=1):
         if not isinstance(item, dict):
             raise RowError("bad_messages", f"message {number} is {json_type(item)}, not an object")
-        if item.keys() != {"role", "content"}:
+        if item.keys() != _MESSAGE and _named(item).keys() != _MESSAGE:
             raise RowError("bad_messages", f"message {number} must have role and content, no more")
-        if not isinstance(item["content"], str):
-            kind = json_type(item["content"])
+        content, role = item["content"], item["role"]
+        if not isinstance(content, str):
+            kind = json_type(content)
             raise RowError("wrong_type", f"content of message {number} is {kind}, not a string")
-        turns.append({"role": item["role"], "content": item["content"]})
+        turns.append({"role": role, "content": content})
+    return turns
+
+
+_MESSAGE = {"role", "content"}
+
+
+def _named(item: Mapping[str, Any]) -> dict[str, Any]:
+    """What an object says: a typed file has every name in every object, and null where there is
+    nothing."""
+    return {
+        name: value
+        for name, value in item.items()
+        if value is not None or name in ("content", "value")
+    }
+
+
+def _in_turn(turns: list[Message]) -> list[Message]:
     roles = [turn["role"] for turn in turns]
     spoken = roles[1:] if roles[:1] == ["system"] else roles
     if not spoken or spoken != ["user", "assistant"] * (len(spoken) // 2):
@@ -309,44 +448,34 @@ def _messages(value: Any) -> list[Message]:
 # --- records --------------------------------------------------------------------------------------
 
 
-def _about(source: Source, about: Mapping[str, str | None]) -> dict[str, Any]:
+def _about(id: str, file: str, role: str, time: str | None, group: str | None) -> dict[str, Any]:
     """What every record says of itself, in the schema's order."""
-    if not (about["id"] or "").strip():
+    if not id or id.isspace():
         raise RowError("empty_id", "the id is blank")
-    if about["time"] is not None:
+    if time is not None:
         try:
-            datetime.datetime.fromisoformat(about["time"])
+            datetime.datetime.fromisoformat(time)
         except ValueError:
-            raise RowError(
-                "bad_time", "the time is not ISO 8601, as 2026-08-31T12:00:00Z"
-            ) from None
-    return {
-        "id": about["id"],
-        "source": source.file,
-        "role": source.role,
-        "time": about["time"],
-        "group": about["group"],
-    }
+            detail = "the time is not ISO 8601, as 2026-08-31T12:00:00Z"
+            raise RowError("bad_time", detail) from None
+    return {"id": id, "source": file, "role": role, "time": time, "group": group}
 
 
 def _not_empty(text: str, name: str) -> str:
-    if not text.strip():
+    if not text or text.isspace():
         raise RowError("empty_text", f"the {name} text is blank")
     return text
 
 
-def _chat_record(source: Source, about: Mapping[str, str | None], turns: list[Message]) -> Record:
+def _chat_record(about: dict[str, Any], turns: list[Message]) -> Record:
     for turn in turns:
         _not_empty(turn["content"], turn["role"])
-    return {**_about(source, about), "messages": turns}  # type: ignore[return-value]
+    about["messages"] = turns
+    return about  # type: ignore[return-value]
 
 
 def _preference_record(
-    source: Source,
-    about: Mapping[str, str | None],
-    turns: list[Message],
-    chosen: str,
-    rejected: str,
+    about: dict[str, Any], turns: list[Message], chosen: str, rejected: str
 ) -> Record:
     for turn in turns:
         _not_empty(turn["content"], turn["role"])
@@ -354,9 +483,10 @@ def _preference_record(
     _not_empty(rejected, "rejected")
     if chosen == rejected:
         raise RowError("same_answers", "chosen and rejected are equal")
-    answers = {"chosen": chosen, "rejected": rejected}
-    return {**_about(source, about), "prompt": turns, **answers}  # type: ignore[return-value]
+    about |= {"prompt": turns, "chosen": chosen, "rejected": rejected}
+    return about  # type: ignore[return-value]
 
 
-def _text_record(source: Source, about: Mapping[str, str | None], text: str) -> Record:
-    return {**_about(source, about), "text": _not_empty(text, "document")}  # type: ignore[return-value]
+def _text_record(about: dict[str, Any], text: str) -> Record:
+    about["text"] = _not_empty(text, "document")
+    return about  # type: ignore[return-value]

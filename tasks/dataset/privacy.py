@@ -1,23 +1,28 @@
-"""Personal data in text: email addresses, phone numbers, IBANs and payment cards.
+"""Personal data and secrets in text.
 
-What has a checksum is checked by it (IBAN: ISO 13616, mod 97; cards: ISO/IEC 7812, Luhn), so an
-order number is rarely taken for one.  Phone numbers have none: international ones (+44 ...),
-national ones with a trunk zero (020 7946 0735) and North American ones (312-555-0164) are found;
-local numbers without any of these (22 85 50 50) are not.
+`email`; `phone`; `iban` (ISO 13616, mod 97); `card` (ISO/IEC 7812, Luhn); `national_id` (see
+`national_ids`); `ip` (IPv4 and IPv6, loopback and private addresses too, version and section
+numbers not); `secret` (see `credentials`).  What has a checksum is checked by it, so an order number
+is rarely taken for one.  Phone numbers have none: international ones (+44 ...), national ones with
+a trunk zero (020 7946 0735) and North American ones (312-555-0164) are found; local numbers without
+any of these (22 85 50 50) are not.
 """
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from tasks.dataset import strict_json
+from stdnum import luhn
+
+from tasks.dataset import credentials, national_ids, strict_json
 from tasks.dataset.faults import RowError
 
-Kind = Literal["email", "phone", "iban", "card"]
+Kind = Literal["email", "phone", "iban", "card", "national_id", "ip", "secret"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 SNIPPET_CHARACTERS = 80
@@ -33,21 +38,70 @@ class Finding:
     end: int
 
 
+def suspicious(text: str) -> bool:
+    """Whether a text may hold personal data: `find` finds nothing where this is false.
+
+    It takes about five microseconds for a message of 200 characters and is false for most.
+    """
+    return (
+        "@" in text
+        or (text.count(".") >= 3 and _QUAD.search(text) is not None)
+        or _has_colons(text)
+        or _DIGITS.search(text) is not None
+        or _LETTERS_AND_DIGITS.search(text) is not None
+        or credentials.possible(text)
+    )
+
+
+def screen(texts: Sequence[str]) -> list[bool]:
+    """`suspicious` for many texts at once, three times as fast, and true a little more often.
+
+    Arrow's regular expressions (RE2) are automata: they cost the same whatever the text.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    column = pa.array(texts, pa.large_string())
+    flags = [pc.match_substring_regex(column, pattern) for pattern in _SCREENS]
+    return [any(found) for found in zip(*(flag.to_pylist() for flag in flags), strict=True)]
+
+
+# What `suspicious` asks, in the syntax of RE2; each stays small, since together they grow large.
+_SCREENS = (
+    r"@|::|-----BEGIN|://",
+    r"[0-9](?:[^0-9]{0,4}[0-9]){6}",
+    r"[A-Z][A-Z](?:(?: ?[0-9]{2}){3}|[A-Z]{3}[0-9]{4}|[A-Z] ?[A-Z]{3} ?[0-9]{2})",
+    r"[0-9]\.[0-9]{1,3}\.[0-9]{1,3}\.[0-9]|[0-9A-Fa-f](?::[0-9A-Fa-f]{1,4}){2}:[0-9A-Fa-f]",
+    r"(?i:pass|pwd|secret|token|key|credential|contrase|wachtwoord|senha)\S{0,24}[\s\pZ]{0,3}"
+    r"(?:[:=]|(?i:is|was)[\s\pZ])|(?i:bearer)[\s\pZ]",
+    r"[A-Za-z0-9_-]{16}",
+)
+
+
 def find(text: str) -> list[Finding]:
     """Personal data in a text, in order, without overlaps.
 
     An IBAN or a card holds digits that look like a phone number; the kind with the stronger proof
-    wins: IBAN, card, email, phone.
+    wins, in the order in which they are looked for here.
     """
-    found: list[Finding] = []
+    if not suspicious(text):
+        return []
+    found: list[Finding] = [Finding("secret", *span) for span in credentials.find(text)]
+    digits = _DIGITS.search(text) is not None
+    if digits:
+        found += [*_ibans(text), *_cards(text)]
+    if digits or _LETTERS_AND_DIGITS.search(text):
+        found += [Finding("national_id", *span) for span in national_ids.find(text)]
     if "@" in text:
         found += [Finding("email", *match.span()) for match in _EMAIL.finditer(text)]
-    if _DIGITS.search(text):
-        strong = [*_ibans(text), *_cards(text)]
-        for finding in [*strong, *_phones(text)]:
-            if not any(finding.start < other.end and other.start < finding.end for other in found):
-                found.append(finding)
-    return sorted(found, key=lambda finding: finding.start)
+    found += _addresses(text)
+    if digits:
+        found += _phones(text)
+    kept: list[Finding] = []
+    for finding in found:
+        if not any(finding.start < other.end and other.start < finding.end for other in kept):
+            kept.append(finding)
+    return sorted(kept, key=lambda finding: finding.start)
 
 
 def redact(text: str, kinds: Collection[Kind] = KINDS) -> tuple[str, Counter[Kind]]:
@@ -79,16 +133,27 @@ def redact_json(text: str, kinds: Collection[Kind]) -> tuple[str, Counter[Kind]]
         return redact(text, kinds)
     counts: Counter[Kind] = Counter()
 
-    def clean(part: Any) -> Any:
-        if isinstance(part, str):
-            cleaned, found = redact(part, kinds)
-            counts.update(found)
-            return cleaned
+    def clean(part: Any, before: str = "") -> Any:
         if isinstance(part, list):
-            return [clean(item) for item in part]
+            return [clean(item, before) for item in part]
         if isinstance(part, dict):
-            return {clean(key): clean(item) for key, item in part.items()}
-        return part
+            return {clean(key): named(key, item) for key, item in part.items()}
+        if part is None or isinstance(part, bool):
+            return part
+        cleaned, found = redact(f"{before}{part}", kinds)  # a number may be one too
+        if not cleaned.startswith(before):
+            cleaned, found = redact(str(part), kinds)
+            before = ""
+        counts.update(found)
+        return cleaned.removeprefix(before) if found else part
+
+    def named(key: str, part: Any) -> Any:
+        """The key says what a value is: `password`, `ssn`."""
+        told = isinstance(part, str) and credentials.names_a_secret(key) and "secret" in kinds
+        if told and credentials.is_told(part):
+            counts["secret"] += 1
+            return "[secret]"
+        return clean(part, f"{key}: ")
 
     cleaned = clean(value)
     return (strict_json.dumps(cleaned), counts) if counts else (text, counts)
@@ -101,7 +166,10 @@ def snippet(raw: bytes | str, characters: int = SNIPPET_CHARACTERS) -> str:
         raw = raw[: 4 * _SNIPPET_WINDOW].decode("utf-8", "backslashreplace")
     text = raw[:_SNIPPET_WINDOW].encode("utf-8", "backslashreplace").decode()
     text = text.replace("\0", "").replace("\\u0000", "").replace("\\u0040", "@")
+    text = _SPACE_ESCAPE.sub(" ", text)  # the letter of the escape would hide what follows it
     text, _ = redact(text)
+    text = _ANY_PASSWORD.sub(r"\1[secret]", text)
+    text = _ANY_TOKEN.sub("[token]", text)
     text = _ANY_ADDRESS.sub("[email]", text)
     text = _ANY_ACCOUNT.sub("[account]", text)
     text = _ANY_NUMBER.sub("[digits]", text)
@@ -109,13 +177,24 @@ def snippet(raw: bytes | str, characters: int = SNIPPET_CHARACTERS) -> str:
     return text if len(text) <= characters else text[: characters - 1] + "…"
 
 
-_DIGITS = re.compile(r"[0-9](?:[^0-9]{0,4}[0-9]){7}")
+_DIGITS = re.compile(r"[0-9](?:[^0-9]{0,4}+[0-9]){6}")
+# National ids of fewer than seven digits begin like this.
+_LETTERS_AND_DIGITS = re.compile(
+    r"[A-Z][A-Z](?:(?: ?[0-9]{2}){3}|[A-Z]{3}[0-9]{4}|[A-Z] ?[A-Z]{3} ?[0-9]{2})"
+)
 _EMAIL = re.compile(r"(?<!\w)\w[\w.+'%-]{0,63}@(?:[\w-]{1,63}\.){1,8}[^\W\d_]{2,24}(?![\w-])")
 
+_SPACE_ESCAPE = re.compile(r"\\+[nrtbf]")
 _ANY_ADDRESS = re.compile(r"\S{1,64}@\S+")
 _ANY_ACCOUNT = re.compile(
     r"\b[A-Za-z]{2}[0-9]{2}(?:[ -]?[A-Za-z0-9]{4}){2,7}(?:[ -]?[0-9]\w{0,2})?\b"
 )
+_ANY_PASSWORD = re.compile(
+    r"((?:pass|pwd|secret|token|key)\w{0,8}[\\\"']{0,3}\s{0,2}[:=]\s{0,2}[\\\"']{0,3})"
+    r"(?!\[)[^\s\"'\\,}]{4,}",
+    re.IGNORECASE,
+)
+_ANY_TOKEN = re.compile(r"(?=[\w+/-]{0,200}[0-9])(?=[\w+/-]{0,200}[A-Za-z])[\w+/-]{24,}={0,2}")
 _ANY_NUMBER = re.compile(r"[0-9](?:[ ./()-]{0,2}[0-9]){8,}")
 
 # Length by country: SWIFT, IBAN Registry, release 99.
@@ -134,7 +213,13 @@ _IBAN_START = re.compile(r"(?<![A-Za-z0-9])[A-Za-z]{2}[0-9]{2}")
 _IBAN_REST = re.compile(r"(?:[ \u00a0-]?[A-Za-z0-9]){11,29}")
 
 
+# What begins with a digit is searched fast, so that comes first.
+_IBAN_PART = re.compile(r"[0-9]{2}(?:[ \u00a0-]?[A-Za-z0-9]){11}")
+
+
 def _ibans(text: str) -> Iterator[Finding]:
+    if not _IBAN_PART.search(text):
+        return
     for match in _IBAN_START.finditer(text):
         length = _IBAN_LENGTHS.get(match[0][:2].upper())
         if length is None or not _IBAN_REST.match(text, match.end()):
@@ -164,7 +249,12 @@ _GROUP = re.compile(r"[0-9]+")
 _ISSUERS = re.compile(r"4|5[0-8]|2[2-7]|3[04-9]|6")
 
 
+_CARD_PART = re.compile(r"[0-9](?:[ \u00a0-]?[0-9]){12}")
+
+
 def _cards(text: str) -> Iterator[Finding]:
+    if not _CARD_PART.search(text):
+        return
     for match in _DIGIT_GROUPS.finditer(text):
         if match.end() - match.start() < 13:
             continue
@@ -178,16 +268,10 @@ def _cards(text: str) -> Iterator[Finding]:
                 digits += text[slice(*groups[last])]
                 if len(digits) > 19:
                     break
-                if len(digits) >= 13 and _luhn(digits):
+                if len(digits) >= 13 and luhn.is_valid(digits):
                     yield Finding("card", groups[first][0], groups[last][1])
                     taken = last + 1
                     break
-
-
-def _luhn(digits: str) -> bool:
-    """ISO/IEC 7812-1, annex B."""
-    doubled = (int(digit) * (1 + at % 2) for at, digit in enumerate(reversed(digits)))
-    return sum(value - 9 if value > 9 else value for value in doubled) % 10 == 0
 
 
 # Each ends in two digits that stand together: a quantity behind a number is not part of it.
@@ -208,9 +292,61 @@ _PHONES = (
 _DATE = re.compile(r"[0-9]{1,2}[./-][0-9]{1,2}[./-](?:19|20)[0-9]{2}")
 
 
+_PHONE_PART = re.compile(r"[0-9](?:[ ./()-]{0,2}[0-9]){7}")
+
+
 def _phones(text: str) -> Iterator[Finding]:
+    if not _PHONE_PART.search(text):
+        return
     for pattern in _PHONES:
         for match in pattern.finditer(text):
             digits = sum(character.isdigit() for character in match[0])
             if digits >= (8 if match[0][0] == "+" else 10) and not _DATE.search(match[0]):
                 yield Finding("phone", *match.span())
+
+
+_QUAD = re.compile(r"[0-9]\.[0-9]{1,3}\.[0-9]{1,3}\.[0-9]")
+_IPV4 = re.compile(
+    r"(?<![\w.-])(?:(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])\.){3}"
+    r"(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])(?![\w-]|\.[0-9])"
+)
+_IPV6 = re.compile(
+    r"(?<![\w:.])(?=[0-9A-Fa-f:]{0,30}:)(?:[0-9A-Fa-f]{0,4}:){2,7}"
+    r"(?:[0-9A-Fa-f]{1,4}|[0-9]{1,3}(?:\.[0-9]{1,3}){3})?(?![\w:]|\.[0-9])"
+)
+_NUMBERED = re.compile(
+    r"(?:\bv|\b(?:version|ver|release|rev|revision|build|firmware|section|sec|chapter|clause"
+    r"|paragraph|article|figure|table|item)\b|§)\.?[\s:=]{0,3}\Z",
+    re.IGNORECASE,
+)
+_REACH = 16
+
+
+_FOUR_GROUPS = re.compile(r"[0-9A-Fa-f](?::[0-9A-Fa-f]{1,4}){2}:[0-9A-Fa-f]")
+
+
+def _has_colons(text: str) -> bool:
+    """An IPv6 address has a double colon, or seven."""
+    return "::" in text or (text.count(":") >= 7 and _FOUR_GROUPS.search(text) is not None)
+
+
+def _addresses(text: str) -> Iterator[Finding]:
+    """RFC 791 and RFC 4291, section 2.2."""
+    if _has_colons(text):
+        for match in _IPV6.finditer(text):
+            if _is_ipv6(match[0]):
+                yield Finding("ip", *match.span())
+    if _QUAD.search(text):
+        for match in _IPV4.finditer(text):
+            if not _NUMBERED.search(text, max(0, match.start() - _REACH), match.start()):
+                yield Finding("ip", *match.span())
+
+
+def _is_ipv6(candidate: str) -> bool:
+    """Of what is no more than `a::b` in a program, only the loopback is an address."""
+    try:
+        ipaddress.IPv6Address(candidate)
+    except ValueError:
+        return False
+    groups = [group for group in candidate.split(":") if group]
+    return candidate == "::1" or (len(groups) > 1 and any(len(group) > 2 for group in groups))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import hashlib
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import jsonschema
 from jsonschema.protocols import Validator
@@ -19,11 +22,37 @@ from tasks.params import Validate
 Row = Mapping[str, Any]
 
 
+VERDICTS = 2**14
+"""Distinct answers whose verdict and digest are remembered; labels are few, free text is not."""
+
+JUDGED_ROLES = ("train", "test")
+"""Roles whose answers must satisfy validate.answer_schema."""
+
+
+class Lengths(NamedTuple):
+    """Characters of the shortest and longest user turn and answer of a row."""
+
+    shortest_prompt: int
+    longest_prompt: int
+    shortest_answer: int
+    longest_answer: int
+
+
+class Checked(NamedTuple):
+    """A row behind the checks: redacted, or the very same object when there was nothing to redact;
+    how much of what params.yaml refuses it still holds; lengths where it has prompt and answer."""
+
+    record: Row
+    personal_data: int
+    lengths: Lengths | None
+
+
 class RowChecks:
     """The checks of one row, as params.yaml wants them.
 
     `refused_kinds`: personal data that no row holds behind them; `redacted`: counts of what
-    they replaced.
+    they replaced; `judged` and `valid`: train chats whose answer was held against the schema, and
+    those that satisfy it.
     """
 
     def __init__(self, settings: Validate) -> None:
@@ -31,25 +60,50 @@ class RowChecks:
         actions = settings.privacy.model_dump()
         self._rejected = [kind for kind in privacy.KINDS if actions[kind] == "reject"]
         self.refused_kinds = [kind for kind in privacy.KINDS if actions[kind] != "allow"]
-        self._schema = _validator(settings.answer_schema)
+        self._schema = validator(settings.answer_schema)
+        self._fault = functools.lru_cache(VERDICTS)(self._find_fault)
         self.redacted: Counter[privacy.Kind] = Counter(dict.fromkeys(privacy.KINDS, 0))
+        self.judged = self.valid = 0
 
-    def check(self, record: Row) -> dict[str, Any]:
-        """The record, redacted.
+    def check(self, record: Row, suspicious: bool = True) -> Checked:
+        """The record, fit to go on.
+
+        Args:
+            suspicious: false when its `whole_text` is not suspicious to privacy and holds no
+                backslash.
 
         Raises:
             RowError: `personal_data_<kind>`, `prompt_too_short`, `prompt_too_long`,
                 `answer_too_short`, `answer_too_long`, `answer_not_json`, `unknown_label` or
                 `schema`.
         """
-        clean = self._private(record)
+        suspected = self._is_suspected(record, suspicious)
+        clean = self._private(record) if suspected else record
+        found = None
         if "text" not in clean:
-            self._lengths(clean)
-            if clean["role"] == "train" and self._schema is not None:
-                self._answer(answer(clean))
-        return clean
+            found = lengths(clean)
+            if clean["role"] != "benchmark":  # it is compared with, never trained or tested on
+                self._limits(found)
+            if self._schema is not None and clean["role"] in JUDGED_ROLES:
+                self._answer(clean)
+        return Checked(clean, self._personal_data(clean) if suspected else 0, found)
 
-    def _private(self, record: Row) -> dict[str, Any]:
+    def _is_suspected(self, record: Row, suspicious: bool) -> bool:
+        """Look at all texts at once; a backslash may be a JSON escape that hides something.
+
+        Names are looked at apart: most are a number, which beside a text looks like a part of
+        another.
+        """
+        if _is_personal(record["id"]) or _is_personal(record["group"]):
+            return True
+        if not suspicious:
+            return False
+        whole = whole_text(record)
+        return any(finding.kind in self.refused_kinds for finding in privacy.find(whole)) or (
+            "\\" in whole and any(text.lstrip()[:1] in ("{", "[") for text in texts(record))
+        )
+
+    def _private(self, record: Row) -> Row:
         counts: Counter[privacy.Kind] = Counter()
 
         def clean(text: str) -> str:
@@ -77,41 +131,49 @@ class RowChecks:
                 detail = f"holds {_NAMES[kind]}, which params.yaml rejects"
                 raise RowError(f"personal_data_{kind}", detail)
         self.redacted.update(counts)
-        return cleaned
+        return cleaned if counts else record
 
-    def _lengths(self, record: Row) -> None:
-        for name, found, limits in (
-            ("prompt", prompt_chars(record), self._settings.prompt_chars),
-            ("answer", answer_chars(record), self._settings.answer_chars),
+    def _personal_data(self, record: Row) -> int:
+        found = (finding.kind for text in texts(record) for finding in privacy.find(text))
+        return sum(kind in self.refused_kinds for kind in found)
+
+    def _limits(self, found: Lengths) -> None:
+        for name, shortest, longest, (low, high) in (
+            ("prompt", found.shortest_prompt, found.longest_prompt, self._settings.prompt_chars),
+            ("answer", found.shortest_answer, found.longest_answer, self._settings.answer_chars),
         ):
-            if min(found) < limits[0]:
-                detail = f"{min(found)} characters, fewer than {limits[0]}"
-                raise RowError(f"{name}_too_short", detail)
-            if max(found) > limits[1]:
-                detail = f"{max(found)} characters, more than {limits[1]}"
-                raise RowError(f"{name}_too_long", detail)
+            if shortest < low:
+                raise RowError(f"{name}_too_short", f"{shortest} characters, fewer than {low}")
+            if longest > high:
+                raise RowError(f"{name}_too_long", f"{longest} characters, more than {high}")
 
-    def _answer(self, text: str) -> None:
+    def _answer(self, record: Row) -> None:
+        fault = self._fault(answer(record))
+        if record["role"] == "train" and "messages" in record:
+            self.judged += 1
+            self.valid += fault is None
+        if fault is not None:
+            raise RowError(*fault)
+
+    def _find_fault(self, text: str) -> tuple[str, str] | None:
+        """Reason and detail of what is wrong with an answer."""
         assert self._schema is not None
         try:
             value = strict_json.parse(text)
         except RowError as error:
-            raise RowError("answer_not_json", f"{error.reason}: {error.detail}") from None
+            return "answer_not_json", f"{error.reason}: {error.detail}"
         for fault in self._schema.iter_errors(value):
             place = ".".join(str(part) for part in fault.absolute_path) or "the answer"
             if fault.validator in ("enum", "const"):
-                raise RowError("unknown_label", f"{place} is {fault.instance!r}, no label")
-            raise RowError("schema", f"{place}: breaks the rule {fault.validator!r} of the schema")
+                return "unknown_label", f"{place} is {fault.instance!r}, no label"
+            return "schema", f"{place}: breaks the rule {fault.validator!r} of the schema"
+        return None
 
     def answer_is_valid(self, record: Row) -> bool:
         """Whether the answer satisfies the schema, where one is asked for."""
-        if record["role"] != "train" or self._schema is None:
+        if record["role"] not in JUDGED_ROLES or self._schema is None:
             return True
-        try:
-            self._answer(answer(record))
-        except RowError:
-            return False
-        return True
+        return self._fault(answer(record)) is None
 
 
 _NAMES = {
@@ -119,10 +181,18 @@ _NAMES = {
     "phone": "a phone number",
     "iban": "an IBAN",
     "card": "a card number",
+    "national_id": "a national id",
+    "ip": "an IP address",
+    "secret": "a secret",
 }
 
 
-def _validator(schema: dict[str, Any] | None) -> Validator | None:
+def validator(schema: dict[str, Any] | None) -> Validator | None:
+    """A checker of answers; none where answers are free text.
+
+    Raises:
+        StageError: when the schema itself is at fault.
+    """
     if schema is None:
         return None
     kind = jsonschema.validators.validator_for(schema, jsonschema.Draft202012Validator)
@@ -144,21 +214,39 @@ def answer(record: Row) -> str:
 
 def texts(record: Row) -> list[str]:
     """Every text of a record."""
+    if "messages" in record:
+        return [turn["content"] for turn in record["messages"]]
     found = [record[name] for name in ("text", "chosen", "rejected") if name in record]
-    turns = record.get("messages", record.get("prompt", ()))
-    return [turn["content"] for turn in turns] + found
+    return [turn["content"] for turn in record.get("prompt", ())] + found
 
 
-def prompt_chars(record: Row) -> list[int]:
-    """Characters of each user turn."""
-    return [len(turn["content"]) for turn in records.prompt(record) if turn["role"] == "user"]
+def whole_text(record: Row) -> str:
+    """All texts of a record, so far apart that no pattern of privacy reaches across."""
+    return _APART.join(texts(record))
 
 
-def answer_chars(record: Row) -> list[int]:
-    """Characters of each assistant turn, or of the two answers of a pair."""
+_APART = "\n\n\n\n"
+
+_PLAIN_NAME = re.compile(
+    r"[A-Za-z]{0,12}[-_]?[0-9]{0,7}|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}|[0-9a-f]{32,64}"
+)
+"""A word, a short number, a UUID or a hash: nothing that `privacy.find` could find."""
+
+
+def _is_personal(name: str | None) -> bool:
+    return name is not None and not _PLAIN_NAME.fullmatch(name) and bool(privacy.find(name))
+
+
+def lengths(record: Row) -> Lengths:
+    """Of a chat, or of a pair with its two answers."""
     if "chosen" in record:
-        return [len(record["chosen"]), len(record["rejected"])]
-    return [len(turn["content"]) for turn in record["messages"] if turn["role"] == "assistant"]
+        prompts = [len(turn["content"]) for turn in record["prompt"] if turn["role"] == "user"]
+        answers = [len(record["chosen"]), len(record["rejected"])]
+    else:
+        turns = record["messages"]
+        prompts = [len(turn["content"]) for turn in turns if turn["role"] == "user"]
+        answers = [len(turn["content"]) for turn in turns if turn["role"] == "assistant"]
+    return Lengths(min(prompts), max(prompts), min(answers), max(answers))
 
 
 def digest(*parts: str) -> int:
@@ -175,15 +263,35 @@ def prompt_digest(record: Row) -> int:
 
 def answer_digest(record: Row) -> int:
     """One number for answers that mean the same: JSON by value, other text by its words."""
-    text = answer(record)
-    try:
-        return digest("json", strict_json.dumps(_sorted(strict_json.parse(text))))
-    except RowError:
-        return digest("text", _normal(text))
+    return _meaning(answer(record))
+
+
+@functools.lru_cache(VERDICTS)
+def _meaning(text: str) -> int:
+    if text.lstrip()[:1] in ("{", "["):
+        with contextlib.suppress(RowError):
+            return digest("json", strict_json.dumps(_sorted(strict_json.parse(text))))
+    return digest("text", _normal(text))
+
+
+def shape(record: Row) -> int:
+    """One number for answers of one shape: JSON objects with the same keys, other JSON, free text."""
+    return _shape(answer(record))
+
+
+@functools.lru_cache(VERDICTS)
+def _shape(text: str) -> int:
+    if text.lstrip()[:1] in ("{", "["):
+        with contextlib.suppress(RowError):
+            value = strict_json.parse(text)
+            return digest("object", *sorted(value)) if isinstance(value, dict) else digest("array")
+    return digest("text")
 
 
 def _normal(text: str) -> str:
-    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+    if not text.isascii():
+        text = unicodedata.normalize("NFKC", text)
+    return " ".join(text.casefold().split())
 
 
 def _sorted(value: Any) -> Any:
@@ -192,30 +300,3 @@ def _sorted(value: Any) -> Any:
     if isinstance(value, list):
         return [_sorted(item) for item in value]
     return value
-
-
-class Contradictions:
-    """Finds prompts that have different answers; all their rows are at fault, the first too."""
-
-    def __init__(self) -> None:
-        self._first: dict[int, tuple[int, str]] = {}
-        self._other: dict[int, str] = {}
-
-    def add(self, record: Row) -> None:
-        """Take note of a train chat."""
-        key, found = prompt_digest(record), answer_digest(record)
-        answered, _ = self._first.setdefault(key, (found, record["id"]))
-        if answered != found:
-            self._other.setdefault(key, record["id"])
-
-    def check(self, record: Row) -> None:
-        """Look at the record once all are added.
-
-        Raises:
-            RowError: `contradiction`.
-        """
-        key = prompt_digest(record)
-        if (other := self._other.get(key)) is not None:
-            first = self._first[key][1]
-            name = first if record["id"] != first else other
-            raise RowError("contradiction", f"{name} has the same prompt and another answer")

@@ -1,20 +1,20 @@
-"""Strict readers of JSONL and CSV: row by row, with line and byte, in bounded memory.
+"""Strict readers of text: JSONL, CSV and TSV, row by row, with line and byte, in bounded memory.
 
-A reader yields a `Row` or a `BadRow` for every row of the file and never raises for a row: what
+A reader yields a `Row` or a `BadRow` for every row of the stream and never raises for a row: what
 a lenient reader would guess at (a byte order mark, Latin-1, NaN, a repeated key) is a `BadRow`.
 """
 
 from __future__ import annotations
 
 import csv
+import datetime
 import io
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import IO, Any
 
-from tasks.dataset import strict_json
+from tasks.dataset import hidden_characters, strict_json
 from tasks.dataset.faults import RowError
 from tasks.lineage.stage import StageError
 
@@ -23,47 +23,56 @@ _BOM = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True, slots=True)
+class Rules:
+    """What a row may be.  `columns`: exactly these; None accepts any."""
+
+    max_line_bytes: int
+    reject_hidden: bool
+    columns: list[str] | None
+
+
+@dataclass(slots=True)
 class Row:
-    """A row that is well formed. `line` counts from 1, `byte` is the offset of its first byte,
-    `end` of the byte behind it; `raw` is the row as it stands in the file."""
+    """A row that is well formed. `line` counts from 1, `byte` is the offset of its first byte in the
+    decompressed file, `end` of the byte behind it, None where a container has rows and no lines;
+    `raw` is the row as it stands in the file."""
 
     line: int
-    byte: int
-    end: int
+    byte: int | None
+    end: int | None
     raw: bytes
     values: Mapping[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class BadRow:
     """A row that is not. Of an overlong one, `raw` holds the start."""
 
     line: int
-    byte: int
-    end: int
+    byte: int | None
+    end: int | None
     raw: bytes
     reason: str
     detail: str
 
 
-def read_jsonl(path: Path, max_line_bytes: int) -> Iterator[Row | BadRow]:
-    """The rows of a file with one JSON object a line."""
-    with path.open("rb") as file:
-        line = byte = 0
-        while raw := file.readline(max_line_bytes + 1):
-            line += 1
-            content = raw.removesuffix(b"\n")
-            if len(content) > max_line_bytes:
-                end = byte + len(raw) + _skip_line(file)
-                detail = _too_long(end - byte, max_line_bytes)
-                yield BadRow(line, byte, end, content, "line_too_long", detail)
-            else:
-                end = byte + len(raw)
-                try:
-                    yield Row(line, byte, end, content, _object(content))
-                except RowError as fault:
-                    yield BadRow(line, byte, end, content, fault.reason, fault.detail)
-            byte = end
+def read_jsonl(file: IO[bytes], rules: Rules) -> Iterator[Row | BadRow]:
+    """The rows of a stream with one JSON object a line."""
+    line = byte = 0
+    most = rules.max_line_bytes
+    while raw := file.readline(most + 1):
+        line += 1
+        content = raw.removesuffix(b"\n")
+        if len(content) > most:
+            end = byte + len(raw) + _skip_line(file)
+            yield BadRow(line, byte, end, content, "line_too_long", too_long(end - byte, most))
+        else:
+            end = byte + len(raw)
+            try:
+                yield Row(line, byte, end, content, json_object(content, rules))
+            except RowError as fault:
+                yield BadRow(line, byte, end, content, fault.reason, fault.detail)
+        byte = end
 
 
 def _skip_line(file: IO[bytes]) -> int:
@@ -93,24 +102,59 @@ def _text(raw: bytes) -> str:
         raise RowError("not_utf8", detail) from None
 
 
-def _object(raw: bytes) -> dict[str, Any]:
+def json_object(raw: bytes, rules: Rules) -> dict[str, Any]:
+    """The object that one JSON text is.
+
+    Raises:
+        RowError: whatever is wrong with it.
+    """
     text = _text(raw)
-    if not text.strip():
+    if not text or text.isspace():
         raise RowError("empty_line", "the line is blank")
     value = strict_json.parse(text)
     if not isinstance(value, dict):
         raise RowError("not_an_object", f"the line is {json_type(value)}, not an object")
+    if rules.reject_hidden and ("\\u" in text or hidden_characters.suspicious(text)):
+        hidden_characters.check(value)
     return value
 
 
 def json_type(value: object) -> str:
-    """What JSON calls a value, with its article."""
-    names = {dict: "an object", list: "an array", str: "a string", bool: "a boolean"}
+    """What JSON calls a value, with its article; and the values that only other containers have."""
+    if isinstance(value, datetime.date | datetime.time):
+        return "a timestamp"
+    names = {
+        dict: "an object",
+        list: "an array",
+        str: "a string",
+        bool: "a boolean",
+        bytes: "bytes",
+    }
     return "null" if value is None else names.get(type(value), "a number")
 
 
-def read_csv(path: Path, max_line_bytes: int) -> Iterator[Row | BadRow]:
-    """The rows of a CSV file (RFC 4180, commas, UTF-8) whose first line names the columns.
+def check_header(name: str, header: list[str], rules: Rules) -> None:
+    """A file whose rows all have the same columns is told of wrong ones once.
+
+    Raises:
+        StageError: when the columns are not unique, not named, or not what `columns` says.
+    """
+    twice = sorted({column for column in header if header.count(column) > 1})
+    if twice:
+        raise StageError(f"{name}:1: column {twice[0]!r} comes twice; give each its own name")
+    if not header or not all(column.strip() for column in header):
+        raise StageError(f"{name}:1: a column has no name; name every column")
+    if rules.columns is not None and set(header) != set(rules.columns):
+        raise StageError(
+            f"{name}:1: the columns are {', '.join(header)}, but params.yaml lists "
+            f"{', '.join(rules.columns)}; correct `columns` of this source, or the file"
+        )
+
+
+def read_separated(
+    file: IO[bytes], name: str, delimiter: str, rules: Rules
+) -> Iterator[Row | BadRow]:
+    """The rows of a CSV or TSV stream (RFC 4180, UTF-8) whose first line names the columns.
 
     A record that does not parse rejects its first line alone, and reading goes on at the next, so
     that a stray quote cannot swallow the rows behind it.  The header is no row.
@@ -118,85 +162,87 @@ def read_csv(path: Path, max_line_bytes: int) -> Iterator[Row | BadRow]:
     Raises:
         StageError: when the header cannot be used, since then no row can.
     """
-    header = csv_header(path, max_line_bytes)
-    with path.open("rb") as file:
-        records = _Records(file, max_line_bytes)
-        records.next()
-        while (found := records.next()) is not None:
-            if isinstance(found, BadRow):
-                yield found
-                continue
-            raw = found.raw
-            try:
-                cells = _cells(raw)
-                if not cells:
-                    raise RowError("empty_line", "the line is blank")
-                if len(cells) != len(header):
-                    detail = f"{len(cells)} cells, but the header has {len(header)}"
-                    raise RowError("column_count", detail)
-                values = dict(zip(header, cells, strict=True))
-                yield Row(found.line, found.byte, found.end, raw, values)
-            except RowError as fault:
-                if fault.reason == "bad_quotes":
-                    yield records.retreat(found, fault)
-                else:
-                    yield BadRow(found.line, found.byte, found.end, raw, fault.reason, fault.detail)
+    records, cells_of = _Records(file, rules.max_line_bytes), _Cells(delimiter)
+    header = _header(records.next(), name, cells_of)
+    check_header(name, header, rules)
+    while (found := records.next()) is not None:
+        if isinstance(found, BadRow):
+            yield found
+            continue
+        raw = found.raw
+        try:
+            text = _text(raw)
+            cells = cells_of.split(text)
+            if not cells:
+                raise RowError("empty_line", "the line is blank")
+            if len(cells) != len(header):
+                detail = f"{len(cells)} cells, but the header has {len(header)}"
+                raise RowError("column_count", detail)
+            values = dict(zip(header, cells, strict=True))
+            if rules.reject_hidden and hidden_characters.suspicious(text):
+                hidden_characters.check(values)
+            yield Row(found.line, found.byte, found.end, raw, values)
+        except RowError as fault:
+            if fault.reason == "bad_quotes":
+                yield records.retreat(found, fault)
+            else:
+                yield BadRow(found.line, found.byte, found.end, raw, fault.reason, fault.detail)
 
 
-def csv_header(path: Path, max_line_bytes: int) -> list[str]:
-    """The column names of a CSV file.
-
-    Raises:
-        StageError: when there are none, or they are not UTF-8, not unique or not named.
-    """
-    with path.open("rb") as file:
-        found = _Records(file, max_line_bytes).next()
+def _header(found: _Record | BadRow | None, name: str, cells_of: _Cells) -> list[str]:
     if found is None:
-        raise StageError(f"{path.name} is empty; the first line of a CSV file names its columns")
+        raise StageError(f"{name} is empty; the first line of such a file names its columns")
     try:
         if isinstance(found, BadRow):
             raise RowError(found.reason, found.detail)
-        names = _cells(found.raw)
+        return cells_of.split(_text(found.raw))
     except RowError as fault:
-        raise StageError(f"{path.name}:1: the header cannot be read: {fault}; mend it") from None
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise StageError(f"{path.name}:1: column {twice[0]!r} comes twice; give each its own name")
-    if not all(name.strip() for name in names) or not names:
-        raise StageError(f"{path.name}:1: a column has no name; name every column")
-    return names
+        raise StageError(f"{name}:1: the header cannot be read: {fault}; mend it") from None
 
 
-_FIELD = r'(?:"[^"]*(?:""[^"]*)*"|[^",]*)'
-_RECORD = re.compile(f"{_FIELD}(?:,{_FIELD})*")
+class _Cells:
+    """Splits a record into its cells."""
+
+    def __init__(self, delimiter: str) -> None:
+        field = rf'(?:"[^"]*(?:""[^"]*)*"|[^"{delimiter}]*)'
+        self._record = re.compile(f"{field}(?:{delimiter}{field})*")
+        self._delimiter = delimiter
+
+    def split(self, text: str) -> list[str]:
+        """The cells; none of a blank line.
+
+        Raises:
+            RowError: `bad_quotes` or `bad_line_end`.
+        """
+        if '"' not in text and "\r" not in text and "\n" not in text:
+            return text.split(self._delimiter) if text else []
+        if '"' in text and not self._record.fullmatch(text):
+            detail = (
+                "a quote stands inside a cell; put the cell in quotes and write the quote twice"
+            )
+            raise RowError("bad_quotes", detail)
+        limit = csv.field_size_limit(len(text) + 1)  # 128 KiB by itself; a row is bounded already
+        try:
+            lines = io.StringIO(text, newline="")
+            rows = list(csv.reader(lines, strict=True, delimiter=self._delimiter))
+        finally:
+            csv.field_size_limit(limit)  # it holds for the whole process
+        if len(rows) > 1:  # a lone carriage return ends a record for the csv module
+            raise RowError("bad_line_end", "a carriage return stands alone; end lines with \\n")
+        return rows[0] if rows else []
 
 
-def _cells(raw: bytes) -> list[str]:
-    text = _text(raw)
-    if '"' in text and not _RECORD.fullmatch(text):
-        detail = "a quote stands inside a cell; put the cell in quotes and write the quote twice"
-        raise RowError("bad_quotes", detail)
-    limit = csv.field_size_limit(len(text) + 1)  # 128 KiB by itself; a row is bounded already
-    try:
-        rows = list(csv.reader(io.StringIO(text, newline=""), strict=True))
-    finally:
-        csv.field_size_limit(limit)  # it holds for the whole process
-    if len(rows) > 1:  # a lone carriage return ends a record for the csv module
-        raise RowError("bad_line_end", "a carriage return stands alone; end lines with \\n")
-    return rows[0] if rows else []
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Record:
     line: int
     byte: int
     end: int
-    first: bytes  # its first line
+    parts: list[bytes]  # its lines
     raw: bytes
 
 
 class _Records:
-    """Splits a file into CSV records: lines are joined while a quote is open.
+    """Splits a stream into CSV records: lines are joined while a quote is open.
 
     In RFC 4180 a record is whole when its quotes are even in number, whatever they mean.
     """
@@ -206,40 +252,65 @@ class _Records:
         self._max = max_bytes
         self._line = 1
         self._byte = 0
+        self._back = b""  # read, and to be read again from _at on: a stream cannot be wound back
+        self._at = 0
 
     def next(self) -> _Record | BadRow | None:
         """The record at the current line; the current line is then the one behind it."""
         line, byte = self._line, self._byte
-        first = self._file.readline(self._max + 1)
+        first = self._readline(self._max + 1)
         if not first:
             return None
         if len(first.removesuffix(b"\n")) > self._max:
-            end = byte + len(first) + _skip_line(self._file)
+            end = byte + len(first) + self._skip_line()
             self._line, self._byte = line + 1, end
-            return BadRow(line, byte, end, first, "line_too_long", _too_long(end - byte, self._max))
+            return BadRow(line, byte, end, first, "line_too_long", too_long(end - byte, self._max))
         parts, length, quotes = [first], len(first), first.count(b'"')
         while quotes % 2:
-            part = self._file.readline(max(0, self._max + 1 - length))
+            part = self._readline(max(0, self._max + 1 - length))
             parts.append(part)
             length += len(part)
             quotes += part.count(b'"')
             if not part or length - part.endswith(b"\n") > self._max:
                 detail = f"a quote opens and does not close within {self._max} bytes or the file"
-                return self._only_first(line, byte, first, "unclosed_quote", detail)
+                return self._only_first(line, byte, parts, "unclosed_quote", detail)
         self._line, self._byte = line + len(parts), byte + length
-        return _Record(line, byte, byte + length, first, _no_end(b"".join(parts)))
+        raw = first if len(parts) == 1 else b"".join(parts)
+        return _Record(line, byte, byte + length, parts, _no_end(raw))
 
     def retreat(self, record: _Record, fault: RowError) -> BadRow:
         """Reject the record's first line; the current line is then the second."""
-        return self._only_first(record.line, record.byte, record.first, fault.reason, fault.detail)
+        return self._only_first(record.line, record.byte, record.parts, fault.reason, fault.detail)
 
-    def _only_first(self, line: int, byte: int, first: bytes, reason: str, detail: str) -> BadRow:
+    def _only_first(
+        self, line: int, byte: int, parts: list[bytes], reason: str, detail: str
+    ) -> BadRow:
+        first = parts[0]
+        self._back, self._at = b"".join([*parts[1:], self._back[self._at :]]), 0
         self._line, self._byte = line + 1, byte + len(first)
-        self._file.seek(self._byte)
         return BadRow(line, byte, self._byte, _no_end(first), reason, detail)
 
+    def _readline(self, limit: int) -> bytes:
+        if self._at == len(self._back):
+            return self._file.readline(limit)
+        start, most = self._at, min(len(self._back), self._at + limit)
+        self._at = self._back.find(b"\n", start, most) + 1 or most
+        line = self._back[start : self._at]
+        if self._at == len(self._back) and not line.endswith(b"\n"):
+            line += self._file.readline(limit - len(line))
+        return line
 
-def _too_long(length: int, limit: int) -> str:
+    def _skip_line(self) -> int:
+        skipped = 0
+        while self._at < len(self._back):
+            chunk = self._readline(SKIP_BYTES)
+            skipped += len(chunk)
+            if chunk.endswith(b"\n"):
+                return skipped
+        return skipped + _skip_line(self._file)
+
+
+def too_long(length: int, limit: int) -> str:
     return f"{length} bytes, more than {limit}"
 
 

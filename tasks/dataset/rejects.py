@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import json
+import os
+import shutil
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 
+import orjson
+
 from tasks.dataset.privacy import redact, snippet
-from tasks.lineage.stage import StageError
+from tasks.lineage.stage import STATE, StageError
 
 SAMPLES = 3
 """Rejected rows of a source that a failed gate shows."""
@@ -24,7 +27,10 @@ class Rejects:
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = path.open("w", encoding="utf-8", newline="\n")
+        self._path = path
+        self._kept = STATE / "rejected" / path.name.removeprefix(".").removesuffix(".partial")
+        self._kept.unlink(missing_ok=True)  # what an earlier run left is no news of this one
+        self._file = path.open("wb")
         self._counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
         self._samples: defaultdict[str, list[str]] = defaultdict(list)
 
@@ -68,7 +74,7 @@ class Rejects:
             "detail": detail,
             "snippet": snippet(row),
         }
-        self._file.write(json.dumps(entry, ensure_ascii=False) + "\n")
+        self._file.write(orjson.dumps(entry, option=orjson.OPT_APPEND_NEWLINE))
         heading = under or source
         self._counts[heading][reason] += 1
         if len(self._samples[heading]) < SAMPLES:
@@ -94,13 +100,27 @@ class Rejects:
     def over(self, rows: Mapping[str, int], limit: float, key: str) -> list[str]:
         """A complaint for each heading under which more than a share of the rows is rejected.
 
-        The outputs of a failed stage are discarded, so a complaint shows the first rejects itself.
+        The outputs of a failed stage are discarded, so a complaint shows the first rejects itself,
+        and the last one names the file in which `keep` has them all.
         """
-        return [
+        complaints = [
             self._complaint(heading, count, limit, key)
             for heading, count in rows.items()
             if self.count(heading) > limit * count
         ]
+        if complaints:
+            complaints.append(f"All of them: {self.keep()}")
+        return complaints
+
+    def keep(self) -> Path:
+        """Copy what was rejected so far to the state folder, where it outlives a failed stage."""
+        if not self._file.closed:
+            self._file.flush()
+        self._kept.parent.mkdir(parents=True, exist_ok=True)
+        partial = self._kept.with_suffix(f".{os.getpid()}.partial")
+        shutil.copyfile(self._path, partial)
+        partial.replace(self._kept)
+        return self._kept
 
     def _complaint(self, heading: str, rows: int, limit: float, key: str) -> str:
         count = self.count(heading)

@@ -1,20 +1,21 @@
-"""Who trains and who is tested: a split that no near-duplicate crosses."""
+"""Who trains and who is tested: splits that cut no cluster of near-duplicates and no group."""
 
 from __future__ import annotations
 
-import datetime
 import hashlib
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
 
-from tasks.dataset import duplicates, records
-from tasks.dataset.contamination import nearest
+import numpy as np
+from numpy.typing import NDArray
+
+from tasks.dataset import columns, ngrams
+from tasks.dataset.columns import CHAT, NO_GROUP, NO_TIME, PREFERENCE, TEXT, Columns
 from tasks.dataset.faults import RowError
-from tasks.params import Format, Split
+from tasks.dataset.ngrams import Flags, Hashes, Ints
+from tasks.lineage.stage import StageError
+from tasks.params import Split
 
-Side = Literal["training", "test", "regression"]
 SPLITS = (
     "train",
     "validation",
@@ -26,230 +27,374 @@ SPLITS = (
     "corpus",
 )
 
-
-@dataclass(frozen=True, slots=True)
-class Item:
-    """What of a chat or preference record decides where it goes."""
-
-    kind: Literal["chat", "preference"]
-    source: str
-    id: str
-    role: str
-    time: datetime.datetime | None
-    group: str | None
-    text: str
-
-    @property
-    def name(self) -> str:
-        """The record, for messages and hashes."""
-        return f"{self.source} {self.id}"
-
-    @property
-    def age(self) -> tuple[bool, datetime.datetime, str, str]:
-        """The order in which rows of a cluster are kept: first by time, then by id."""
-        return self.time is None, self.time or _EPOCH, self.source, self.id
-
-
-_EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
-
-
-def item(kind: Literal["chat", "preference"], record: Mapping[str, Any]) -> Item:
-    """The item of a record."""
-    time = None if record["time"] is None else instant(record["time"])
-    about = record["source"], record["id"], record["role"]
-    return Item(kind, *about, time, record["group"], records.user_text(record))
-
-
-def instant(time: str) -> datetime.datetime:
-    """A point in time from ISO 8601; without an offset it is UTC."""
-    found = datetime.datetime.fromisoformat(time)
-    return found.astimezone(datetime.UTC) if found.tzinfo else found.replace(tzinfo=datetime.UTC)
+NOWHERE, TRAINING, TEST, REGRESSION, BENCHMARK = range(-1, 4)
+"""The sides that a row can be on."""
 
 
 @dataclass(frozen=True)
+class Cause:
+    """Why rows are left out; `{other}` in the detail stands for the row that is to blame."""
+
+    reason: str
+    detail: str
+
+
+NO_TIME_GIVEN = Cause("no_time", "has no time, which format.split.strategy time needs")
+NO_GROUP_GIVEN = Cause("no_group", "has no group, which format.split.strategy group needs")
+IN_TEST_WINDOW = Cause("in_test_window", "is from a time when the test has begun")
+LEAK = Cause("leak", "nearly the same as {other}, which is held out")
+LEAK_BY_GROUP = Cause("leak", "of the same group as {other}, which is held out")
+COPY = Cause("near_duplicate", "nearly the same as {other}")
+IN_REGRESSION = Cause("in_regression", "nearly the same as {other}, of the regression suite")
+IN_REGRESSION_BY_GROUP = Cause(
+    "in_regression", "of the same group as {other}, of the regression suite"
+)
+CONTAMINATED = Cause("contaminated", "holds {other}, which is held out")
+NOT_IN_MIX = Cause("not_in_mix", "format.mix takes other rows of its source")
+CAUSES = (
+    NO_TIME_GIVEN,
+    NO_GROUP_GIVEN,
+    IN_TEST_WINDOW,
+    LEAK,
+    LEAK_BY_GROUP,
+    COPY,
+    IN_REGRESSION,
+    IN_REGRESSION_BY_GROUP,
+    CONTAMINATED,
+    NOT_IN_MIX,
+)
+
+Names = Callable[[Iterable[int]], Mapping[int, tuple[str, str]]]
+"""Source and id of rows."""
+
+
 class Plan:
-    """Where each item goes: a name of SPLITS, or a fault. Lists are parallel to the items."""
+    """On which side each row is, and why some are left out. Arrays have an element for each row."""
 
-    where: list[str | RowError]
-    hard: set[int]
-    clusters: int
-    """Clusters of at least two rows."""
-    leaks: int
-    training_rows: int
-    """Rows on the side of training, leaks included."""
-    hard_similarity: float | None
-    """Highest similarity to training of a hard test row."""
+    def __init__(self, rows: Columns, cluster: Ints) -> None:
+        """`cluster`: the least number of a row of its cluster; a row of no cluster names itself."""
+        self.rows = rows
+        self.cluster = cluster
+        self.group = np.where(rows.role == columns.BENCHMARK, NO_GROUP, rows.group)
+        self.unit = _units(cluster, self.group)
+        self.side = np.full(len(rows), NOWHERE, np.int8)
+        self.validation = np.zeros(len(rows), np.bool_)
+        self.copies = np.ones(len(rows), np.int64)
+        """How often a row of the training side is trained on in an epoch."""
+        self._cause = np.full(len(rows), -1, np.int8)
+        self._other = np.full(len(rows), -1, np.int64)
+
+    @property
+    def kept(self) -> Flags:
+        """Rows that are on a side and not left out."""
+        kept: Flags = (self.side != NOWHERE) & (self._cause < 0)
+        return kept
+
+    def on(self, side: int, *kinds: int) -> Flags:
+        """The kept rows of a side that have one of the kinds."""
+        found: Flags = self.kept & (self.side == side) & np.isin(self.rows.kind, kinds)
+        return found
+
+    def leave_out(self, rows: Ints, others: Ints | None, cause: Cause) -> None:
+        """Reject rows, for the sake of others or of none; what was left out before keeps its cause."""
+        new = self._cause[rows] < 0
+        self._cause[rows[new]] = CAUSES.index(cause)
+        if others is not None:
+            self._other[rows[new]] = others[new]
+
+    def fault(self, row: int, name: Callable[[int], str]) -> RowError | None:
+        """Why a row is left out; None for a row that is kept."""
+        if unfit := self.rows.faults.get(row):
+            return RowError(unfit.reason, unfit.detail)
+        if self._cause[row] < 0:
+            return None
+        cause = CAUSES[self._cause[row]]
+        other = int(self._other[row])
+        return RowError(cause.reason, cause.detail.format(other=name(other) if other >= 0 else ""))
+
+    def clusters(self) -> int:
+        """Clusters of at least two rows."""
+        _, sizes = np.unique(self.cluster, return_counts=True)
+        return int((sizes > 1).sum())
+
+    def splits(self) -> dict[str, Flags]:
+        """The rows of each split but the hard test, which is a part of the test."""
+        chats, pairs = self.on(TRAINING, CHAT), self.on(TRAINING, PREFERENCE)
+        return {
+            "train": chats & ~self.validation,
+            "validation": chats & self.validation,
+            "test": self.on(TEST, CHAT),
+            "regression": self.on(REGRESSION, CHAT),
+            "preferences": pairs & ~self.validation,
+            "preferences_validation": pairs & self.validation,
+            "corpus": self.on(TRAINING, TEXT),
+        }
 
 
-def plan(items: Sequence[Item], settings: Format, seed: int) -> Plan:
-    """Decide for every chat and preference record.
+def _units(cluster: Ints, group: Hashes) -> Ints:
+    """What is never cut: clusters, joined where rows share a group."""
+    from scipy.sparse import coo_matrix
+    from scipy.sparse.csgraph import connected_components
 
-    Clusters of near-duplicates are found over all of them. A row of the training side whose cluster
-    has a held-out row is a leak; of what remains, each side keeps the first row of a cluster (chats
-    and preferences for themselves, since a prompt may well serve both).  Validation takes whole
-    clusters, and whole groups.
+    grouped = np.flatnonzero(group != NO_GROUP)
+    if not len(grouped):
+        return cluster
+    clusters, number = np.unique(cluster, return_inverse=True)
+    groups, member = np.unique(group[grouped], return_inverse=True)
+    size = len(clusters) + len(groups)
+    edges = (number[grouped], len(clusters) + member)
+    graph = coo_matrix((np.ones(len(grouped), np.int8), edges), shape=(size, size))
+    _, component = connected_components(graph, directed=False)
+    units: Ints = component[number].astype(np.int64)
+    return units
+
+
+def hold_out(plan: Plan, split: Split, seed: int) -> str:
+    """Put every row that can be rendered on a side.
+
+    The test is what has the role test; else, with strategy time, what is new; else whole units that
+    make up `test_share` of the chats.
+
+    Returns:
+        what the test is, in words.
+
+    Raises:
+        StageError: when no row has the role test, which the settings rely on.
     """
-    partition = duplicates.clusters([i.text for i in items], settings.near_duplicates, seed)
-    cluster = partition.names()
-    units = _with_groups(items, partition)
-    sides = _sides(items, units, settings.split, seed)
-
-    where: list[str | RowError] = [side if isinstance(side, RowError) else "" for side in sides]
-    leaks = _leaks(items, cluster, sides)
-    training_rows = sum(side == "training" for side in sides)
-    where = [leaks.get(index, place) for index, place in enumerate(where)]
-    copies = _copies(items, cluster, sides, where)
-    where = [copies.get(index, place) for index, place in enumerate(where)]
-
-    left = [index for index, place in enumerate(where) if not isinstance(place, RowError)]
-    training = [index for index in left if sides[index] == "training"]
-    validation = _choose(
-        items, units, training, settings.split.validation_share, seed, "validation"
-    )
-    for index in left:
-        where[index] = _split(items[index], sides[index], index in validation)
-    hard, similarity = _hardest(items, where, settings.hard_test_share)
-    return Plan(where, hard, _crowded(cluster), len(leaks), training_rows, similarity)
-
-
-def _split(item: Item, side: Side | RowError, validation: bool) -> str:
-    if side != "training":
-        return str(side)
-    if item.kind == "chat":
-        return "validation" if validation else "train"
-    return "preferences_validation" if validation else "preferences"
-
-
-def _crowded(cluster: Sequence[int]) -> int:
-    sizes: defaultdict[int, int] = defaultdict(int)
-    for name in cluster:
-        sizes[name] += 1
-    return sum(size > 1 for size in sizes.values())
-
-
-def _with_groups(items: Sequence[Item], partition: duplicates.Partition) -> list[int]:
-    """What a random split must not cut: clusters, joined where rows share a group."""
-    first: dict[str, int] = {}
-    for index, row in enumerate(items):
-        if row.group is not None:
-            partition.join(first.setdefault(row.group, index), index)
-    return partition.names()
-
-
-def _sides(
-    items: Sequence[Item], units: Sequence[int], split: Split, seed: int
-) -> list[Side | RowError]:
+    rows = plan.rows
+    usable = np.ones(len(rows), np.bool_)
+    usable[list(rows.faults)] = False
+    sides = {columns.TEST: TEST, columns.REGRESSION: REGRESSION, columns.BENCHMARK: BENCHMARK}
+    plan.side[usable] = TRAINING
+    for role, side in sides.items():
+        plan.side[usable & (rows.role == role)] = side
+    own = usable & (rows.role == columns.TRAIN) & (rows.kind != TEXT)
+    if split.strategy == "group":
+        plan.leave_out(np.flatnonzero(own & (rows.group == NO_GROUP)), None, NO_GROUP_GIVEN)
+    if np.any(rows.role == columns.TEST):
+        given = [key for key in ("test_from", "test_share") if getattr(split, key) is not None]
+        unused = [f"format.split.{key} is not used" for key in given]
+        return "; ".join(["the rows of role test", *unused])
+    if split.strategy == "time" and split.test_from is not None:
+        _hold_out_from(plan, own, columns.microseconds(split.test_from))
+        what = f"the chats from {split.test_from} on"
+        return what if split.test_share is None else f"{what}; format.split.test_share is not used"
+    if split.test_share is None:
+        raise StageError(
+            "no row of role test has come here, and format.split says nothing else of the test; "
+            "look into data/rejected for why, or give format.split.test_share"
+        )
     if split.strategy == "time":
-        assert split.test_from is not None  # params.yaml is checked for it
-        return [_side_by_time(row, split.test_from) for row in items]
-    assert split.test_share is not None
-    chats = [i for i, row in enumerate(items) if row.kind == "chat" and row.role == "train"]
-    test = {units[index] for index in _choose(items, units, chats, split.test_share, seed, "test")}
-
-    def side(index: int, row: Item) -> Side | RowError:
-        if row.role == "regression":
-            return "regression"
-        if units[index] not in test:
-            return "training"
-        if row.kind == "preference":
-            return RowError("leak", "belongs to rows that are held out for the test")
-        return "test"
-
-    return [side(index, row) for index, row in enumerate(items)]
+        times = rows.time[own & (rows.kind == CHAT) & (rows.time != NO_TIME)]
+        _hold_out_from(plan, own, _begin(times, split.test_share))
+        return f"the newest {split.test_share:.0%} of the chats"
+    _hold_out_units(plan, own & (rows.kind == CHAT) & plan.kept, split, split.test_share, seed)
+    return f"{split.test_share:.0%} of the chats, by {split.strategy}"
 
 
-def _side_by_time(row: Item, test_from: str) -> Side | RowError:
-    if row.role == "regression":
-        return "regression"
-    if row.time is None:
-        return RowError("no_time", "has no time, which format.split.strategy needs")
-    if row.time.date().isoformat() < test_from:
-        return "training"
-    if row.kind == "preference":
-        return RowError("in_test_window", f"is from {test_from} or later, when the test begins")
-    return "test"
+def _hold_out_from(plan: Plan, own: Flags, begin: int) -> None:
+    rows = plan.rows
+    plan.leave_out(np.flatnonzero(own & (rows.time == NO_TIME)), None, NO_TIME_GIVEN)
+    new = own & (rows.time >= begin)
+    plan.side[new & (rows.kind == CHAT)] = TEST
+    plan.leave_out(np.flatnonzero(new & (rows.kind == PREFERENCE)), None, IN_TEST_WINDOW)
 
 
-def _leaks(
-    items: Sequence[Item], cluster: Sequence[int], sides: Sequence[Side | RowError]
-) -> dict[int, RowError]:
-    held_out: dict[int, str] = {}
-    for index, side in enumerate(sides):
-        if side in ("test", "regression"):
-            held_out.setdefault(cluster[index], items[index].name)
-    return {
-        index: RowError("leak", f"nearly the same as {held_out[cluster[index]]}, which is held out")
-        for index, side in enumerate(sides)
-        if side == "training" and cluster[index] in held_out
-    }
+def _begin(times: Ints, share: float) -> int:
+    """From when on about a share of the rows is; rows of the same time stay together."""
+    if not len(times):
+        return int(np.iinfo(np.int64).max)
+    moments, counts = np.unique(times, return_counts=True)
+    newer = np.cumsum(counts[::-1])[::-1]  # rows from each moment on
+    wanted = quota(len(times), share)
+    if len(moments) == 1:
+        return int(moments[0]) + 1
+    return int(moments[1:][np.argmin(np.abs(newer[1:] - wanted))])
 
 
-def _copies(
-    items: Sequence[Item],
-    cluster: Sequence[int],
-    sides: Sequence[Side | RowError],
-    where: Sequence[str | RowError],
-) -> dict[int, RowError]:
-    """All but the first row of a cluster, for each side and kind; regression rows all stay."""
-    together: defaultdict[tuple[int, str, str], list[int]] = defaultdict(list)
-    for index, place in enumerate(where):
-        side = sides[index]
-        if not isinstance(place, RowError) and side in ("training", "test"):
-            together[cluster[index], str(side), items[index].kind].append(index)
-    found: dict[int, RowError] = {}
-    for members in together.values():
-        first, *others = sorted(members, key=lambda index: items[index].age)
-        for index in others:
-            found[index] = RowError("near_duplicate", f"nearly the same as {items[first].name}")
+def _hold_out_units(plan: Plan, own: Flags, split: Split, share: float, seed: int) -> None:
+    held_out = np.isin(plan.side, (TEST, REGRESSION, BENCHMARK))
+    free = np.flatnonzero(own & ~np.isin(plan.unit, plan.unit[held_out]))
+    order = np.lexsort((plan.rows.key[free], plan.cluster[free]))
+    _, first = np.unique(plan.cluster[free][order], return_index=True)
+    one_each = free[order][first]  # of a cluster, since one row of it will be kept
+    label = plan.rows.label if split.strategy == "stratified" else None
+    wanted = quota(len(one_each), share)
+    chosen = choose(plan, one_each, {CHAT: wanted}, seed, "test", label)
+    plan.side[own & np.isin(plan.unit, chosen)] = TEST
+
+
+def leave_out_leaks(plan: Plan) -> None:
+    """Reject rows of the training side that share a cluster or a group with a held-out row, and
+    rows of the test that share one with the regression suite."""
+    near, group = plan.cluster.astype(np.uint64) + np.uint64(1), plan.group
+    training, test = (np.flatnonzero(plan.kept & (plan.side == side)) for side in (TRAINING, TEST))
+    held_out = np.flatnonzero(plan.kept & np.isin(plan.side, (TEST, REGRESSION, BENCHMARK)))
+    regression = np.flatnonzero(plan.kept & (plan.side == REGRESSION))
+    for names, rows, others, cause in (
+        (near, training, held_out, LEAK),
+        (group, training, held_out, LEAK_BY_GROUP),
+        (near, test, regression, IN_REGRESSION),
+        (group, test, regression, IN_REGRESSION_BY_GROUP),
+    ):
+        found, first = _first_with(names, rows, others)
+        plan.leave_out(found, first, cause)
+
+
+def _first_with(names: Hashes, rows: Ints, others: Ints) -> tuple[Ints, Ints]:
+    """Of the rows those that share a name with one of the others, and the first of these."""
+    others = others[names[others] != NO_GROUP]
+    known, first = np.unique(names[others], return_index=True)
+    if not len(known):
+        return rows[:0], rows[:0]
+    place = np.minimum(np.searchsorted(known, names[rows]), len(known) - 1)
+    shared = known[place] == names[rows]
+    return rows[shared], others[first[place[shared]]]
+
+
+def leave_out_copies(plan: Plan, names: Names) -> None:
+    """Of a cluster keep one row, for each side and kind: the first by time, then by source and id.
+
+    Chats and preferences are kept for themselves, since a prompt may well serve both; a general row
+    gives way to one of the task; regression rows all stay.
+    """
+    rows = plan.rows
+    kept = np.flatnonzero(plan.on(TRAINING, CHAT, PREFERENCE) | plan.on(TEST, CHAT))
+    together = np.stack([plan.cluster, rows.kind, plan.side])[:, kept]
+    age = np.stack([rows.role == columns.GENERAL, rows.time == NO_TIME, rows.time])[:, kept]
+    order = np.lexsort([*age[::-1], *together[::-1]])
+    starts = np.flatnonzero(_changes(together[:, order]))
+    sizes = np.diff(starts, append=len(kept))
+    ages = np.cumsum(_changes(np.concatenate([together, age])[:, order]))
+    left_out: list[int] = []
+    firsts: list[int] = []
+    for start, size in zip(starts[sizes > 1].tolist(), sizes[sizes > 1].tolist(), strict=True):
+        members = kept[order[start : start + size]].tolist()
+        equal = int(np.searchsorted(ages[start : start + size], ages[start], "right"))
+        first = _first(members[:equal], names)
+        left_out += [row for row in members if row != first]
+        firsts += [first] * (size - 1)
+    plan.leave_out(np.array(left_out, np.int64), np.array(firsts, np.int64), COPY)
+
+
+def _first(rows: list[int], names: Names) -> int:
+    """The row whose source and id come first."""
+    if len(rows) == 1:
+        return rows[0]
+    named = names(rows)
+    return min(rows, key=named.__getitem__)
+
+
+def _changes(table: NDArray[np.int64]) -> Flags:
+    """Whether a column differs from the one before it."""
+    found = np.ones(table.shape[1], np.bool_)
+    found[1:] = np.any(table[:, 1:] != table[:, :-1], axis=0)
     return found
 
 
-def _choose(
-    items: Sequence[Item],
-    units: Sequence[int],
-    candidates: Iterable[int],
-    share: float,
-    seed: int,
-    purpose: str,
-) -> set[int]:
-    """About a share of the candidates of each kind, in whole units.
-
-    Units are taken in the order of a hash of their first row's name and the seed, so that a new row
-    moves few others; a unit that is larger than what is left to take is passed over.
-    """
-    members: defaultdict[int, list[int]] = defaultdict(list)
-    for index in candidates:
-        members[units[index]].append(index)
-    kinds = [items[index].kind for rows in members.values() for index in rows]
-    left = {kind: _quota(kinds.count(kind), share) for kind in ("chat", "preference")}
-
-    def rank(rows: list[int]) -> bytes:
-        name = min(items[index].name for index in rows)
-        return hashlib.blake2b(f"{seed}\0{purpose}\0{name}".encode(), digest_size=16).digest()
-
-    chosen: set[int] = set()
-    for rows in sorted(members.values(), key=rank):
-        sizes = {kind: sum(items[index].kind == kind for index in rows) for kind in left}
-        if all(sizes[kind] <= left[kind] for kind in left):
-            chosen.update(rows)
-            left = {kind: left[kind] - sizes[kind] for kind in left}
-    return chosen
+def choose_validation(plan: Plan, split: Split, seed: int) -> None:
+    """Whole units of the training side: `validation_share` of the task's chats that are kept, the
+    test included, and of the preferences."""
+    own = plan.rows.role == columns.TRAIN
+    chats, pairs = (plan.on(TRAINING, kind) & own for kind in (CHAT, PREFERENCE))
+    tested = int((plan.on(TEST, CHAT) & own).sum())
+    count = int(chats.sum())
+    wanted = {
+        CHAT: min(quota(count + tested, split.validation_share), max(0, count - 1)),
+        PREFERENCE: quota(int(pairs.sum()), split.validation_share),
+    }
+    label = plan.rows.label if split.strategy == "stratified" else None
+    chosen = choose(plan, np.flatnonzero(chats | pairs), wanted, seed, "validation", label)
+    plan.validation = plan.on(TRAINING, CHAT, PREFERENCE) & np.isin(plan.unit, chosen)
 
 
-def _quota(rows: int, share: float) -> int:
+def quota(rows: int, share: float) -> int:
     """Rows to take: the share, but one at least, and never all."""
     return min(max(1, round(share * rows)), rows - 1) if rows > 1 else 0
 
 
-def _hardest(
-    items: Sequence[Item], where: Sequence[str | RowError], share: float
-) -> tuple[set[int], float | None]:
-    """The share of the test rows that are least like any training row, and how like they are."""
-    tests = [index for index, place in enumerate(where) if place == "test"]
-    train = [items[i].text for i, place in enumerate(where) if place in ("train", "preferences")]
-    if not tests or not train:
-        return set(), None
-    scores = nearest([items[index].text for index in tests], train)
-    ranked = sorted(zip(scores, (items[i].name for i in tests), tests, strict=True))
-    hard = ranked[: max(1, round(share * len(tests)))]
-    return {index for _, _, index in hard}, hard[-1][0]
+def choose(
+    plan: Plan, rows: Ints, wanted: Mapping[int, int], seed: int, purpose: str, label: Hashes | None
+) -> Ints:
+    """Units that together have about as many of the rows as are wanted of each kind.
+
+    Units are taken in the order of a hash of a row's name and the seed, so that a new row moves few
+    others; a unit that is larger than what is left to take is passed over. With labels, each class
+    of chats is filled for itself first. When no unit fits, the smallest is taken, unless it is the
+    only one.
+    """
+    if not len(rows):
+        return rows
+    stock = _Stock(plan.unit[rows], plan.rows.kind[rows].astype(np.int64))
+    order = np.argsort(_rank(stock.least(plan.rows.key[rows]), seed, purpose), kind="stable")
+    taken = np.zeros(len(stock.units), np.bool_)
+    if label is not None:
+        classes = 1 + PREFERENCE + np.unique(label[rows], return_inverse=True)[1]
+        by_class = _Stock(plan.unit[rows], np.where(stock.resource == CHAT, classes, PREFERENCE))
+        quotas = _quotas(label[rows][stock.resource == CHAT], wanted[CHAT], seed)
+        limits = dict(zip(np.unique(classes[stock.resource == CHAT]).tolist(), quotas, strict=True))
+        by_class.take(order, {PREFERENCE: wanted.get(PREFERENCE, 0), **limits}, taken)
+    stock.take(order, wanted, taken)
+    if not taken.any() and len(taken) > 1 and any(wanted.values()):
+        taken[order[np.argmin(stock.sizes[order])]] = True
+    return stock.units[taken]
+
+
+def _rank(keys: Hashes, seed: int, purpose: str) -> Hashes:
+    salt = hashlib.blake2b(f"{seed}\0{purpose}".encode(), digest_size=8).digest()
+    return ngrams.mix(keys ^ np.uint64(int.from_bytes(salt, "little")))
+
+
+def rank(rows: Columns, seed: int, purpose: str) -> Hashes:
+    """A number for each row that its name, the seed and the purpose decide."""
+    return _rank(rows.key, seed, purpose)
+
+
+class _Stock:
+    """How many rows of each resource, a kind or a class, each unit has."""
+
+    def __init__(self, unit: Ints, resource: Ints) -> None:
+        self.resource = resource
+        self.units, self._unit = np.unique(unit, return_inverse=True)
+        self.sizes = np.bincount(self._unit, minlength=len(self.units))
+        kinds = int(resource.max()) + 1
+        cells, self._counts = np.unique(self._unit * kinds + resource, return_counts=True)
+        self._resources = cells % kinds
+        self._starts = np.searchsorted(cells, np.arange(len(self.units) + 1) * kinds)
+
+    def least(self, keys: Hashes) -> Hashes:
+        """The least key of each unit's rows."""
+        found = np.full(len(self.units), np.iinfo(np.uint64).max, np.uint64)
+        np.minimum.at(found, self._unit, keys)
+        return found
+
+    def take(self, order: Ints, wanted: Mapping[int, int], taken: Flags) -> None:
+        """Take further units in an order, as long as no more than is wanted of any resource."""
+        left = dict(wanted)
+        resources, counts, starts = (
+            array.tolist() for array in (self._resources, self._counts, self._starts)
+        )
+        for unit in np.flatnonzero(taken).tolist():
+            for cell in range(starts[unit], starts[unit + 1]):
+                left[resources[cell]] = left.get(resources[cell], 0) - counts[cell]
+        open_places = sum(max(0, places) for places in left.values())
+        for unit in order[~taken[order]].tolist():
+            if not open_places:
+                return
+            cells = range(starts[unit], starts[unit + 1])
+            if all(counts[cell] <= left.get(resources[cell], 0) for cell in cells):
+                taken[unit] = True
+                for cell in cells:
+                    left[resources[cell]] -= counts[cell]
+                    open_places -= counts[cell]
+
+
+def _quotas(labels: Hashes, wanted: int, seed: int) -> list[int]:
+    """How many rows of each class to take, in the order of the classes: by largest remainder."""
+    classes, counts = np.unique(labels, return_counts=True)
+    shares = counts * wanted / max(1, len(labels))
+    whole = np.floor(shares).astype(np.int64)
+    order = np.lexsort((_rank(classes, seed, "classes"), whole - shares))
+    whole[order[: wanted - int(whole.sum())]] += 1
+    found: list[int] = whole.tolist()
+    return found

@@ -53,7 +53,7 @@ def check_text(text: str) -> None:
 
 def dumps(value: object) -> str:
     """Compact JSON, keys in the order given, the same bytes everywhere."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return _ENCODER.encode(value)
 
 
 def strings(value: Any) -> Iterator[str]:
@@ -116,3 +116,4 @@ def _float(digits: str) -> float:
 
 
 _DECODER = json.JSONDecoder(object_pairs_hook=_pairs, parse_constant=_constant, parse_float=_float)
+_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)

@@ -53,11 +53,9 @@ class Answers:
 
 def prepare(rows: Sequence[Row], tokenizer: PreTrainedTokenizerFast) -> Prepared:
     """Render rows with the model's own chat template."""
-    scored = []
-    for row in rows:
-        rendered = chat.render(row.messages, tokenizer)
-        scored.append((rendered.ids, last_answer(rendered.mask)))
-    return Prepared([chat.render_prompt(row.prompt, tokenizer) for row in rows], scored)
+    conversations = chat.all_or_raise(chat.render_many([row.messages for row in rows], tokenizer))
+    prompts = chat.all_or_raise(chat.render_prompts([row.prompt for row in rows], tokenizer))
+    return Prepared(prompts, [(one.ids, last_answer(one.mask)) for one in conversations])
 
 
 def last_answer(mask: Sequence[int]) -> list[int]:

@@ -51,7 +51,7 @@ def plot(name: str, points: Sequence[Point]) -> Plot:
     """Lay a curve out. Many steps are averaged in pairs, threes and so on, to MOST_POINTS."""
     size = math.ceil(len(points) / MOST_POINTS)
     shown = [_mean(points[start : start + size]) for start in range(0, len(points), size)]
-    ticks = nice_ticks(min(loss for _, loss in shown), max(loss for _, loss in shown))
+    ticks = nice_ticks(min(loss for _, loss in shown), max(loss for _, loss in shown), TICKS)
     low, high = ticks[0], ticks[-1]
     first, last = points[0][0], points[-1][0]
 
@@ -73,13 +73,13 @@ def plot(name: str, points: Sequence[Point]) -> Plot:
     )
 
 
-def nice_ticks(low: float, high: float) -> list[float]:
-    """About TICKS round numbers, a step of 1, 2 or 5 times a power of ten apart, that enclose
+def nice_ticks(low: float, high: float, count: int) -> list[float]:
+    """About `count` round numbers, a step of 1, 2 or 5 times a power of ten apart, that enclose
     low and high."""
     span = (high - low) or abs(high) or 1.0
-    magnitude = 10.0 ** math.floor(math.log10(span / TICKS))
+    magnitude = 10.0 ** math.floor(math.log10(span / count))
     step = next(
-        factor * magnitude for factor in (1, 2, 5, 10) if factor * magnitude * TICKS >= span
+        factor * magnitude for factor in (1, 2, 5, 10) if factor * magnitude * count >= span
     )
     start, end = math.floor(low / step), math.ceil(high / step)
     return [round(index * step, 10) for index in range(start, max(end, start + 1) + 1)]

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Literal, TypedDict
 
+from tasks.evaluation import contamination
 from tasks.evaluation.metrics import LOWER_IS_BETTER
 from tasks.evaluation.statistics import Estimate
 
@@ -22,6 +23,8 @@ class Gate(TypedDict):
 class Verdict(TypedDict):
     candidate: str
     verdict: Literal["pass", "fail"]
+    contaminated_share: Estimate
+    """Of the split that was judged on: how far the verdict is to be believed."""
     gates: list[Gate]
 
 
@@ -35,13 +38,18 @@ def judge(
     """
     gates = [_gate(metric, split, metrics, limit) for metric, limit in limits.items()]
     passed = all(gate["passed"] for gate in gates)
-    return {"candidate": candidate, "verdict": "pass" if passed else "fail", "gates": gates}
+    return {
+        "candidate": candidate,
+        "verdict": "pass" if passed else "fail",
+        "contaminated_share": metrics.get(contamination.METRIC, contamination.NOT_JUDGED),
+        "gates": gates,
+    }
 
 
 def _gate(metric: str, split: str, metrics: Mapping[str, Estimate], limit: float) -> Gate:
     value = metrics[metric]["value"] if metric in metrics else None
     if value is None:
-        known = ", ".join(metrics)
+        known = ", ".join(name for name, found in metrics.items() if found["value"] is not None)
         passed, why = False, f"{metric} is not measured on {split}; measured are {known or 'none'}"
     elif not math.isfinite(value):
         value, passed, why = None, False, f"{metric} is {value}, which is not a number to compare"

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from tasks.evaluation import answers, statistics
+from tasks.evaluation import answers, contamination, statistics
 from tasks.evaluation.statistics import Estimate
 
-LOWER_IS_BETTER = frozenset({"perplexity"})
+LOWER_IS_BETTER = frozenset({"perplexity", contamination.METRIC})
+NO_SHARE = frozenset({"perplexity"})
+"""All other metrics lie between 0 and 1."""
 
 
 @dataclass(frozen=True)

@@ -8,14 +8,24 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from tasks.evaluation import answers, curves, labels, statistics
+from tasks.evaluation import answers, bars, contamination, curves, labels, statistics
+from tasks.evaluation.contamination import Contamination
 from tasks.evaluation.gates import Verdict
-from tasks.evaluation.metrics import LOWER_IS_BETTER
+from tasks.evaluation.metrics import LOWER_IS_BETTER, NO_SHARE
+from tasks.evaluation.preparation import Preparation
 from tasks.evaluation.rows import SPLITS, Row
 from tasks.evaluation.statistics import DIGITS, Estimate
 from tasks.model.engines import Likelihood
 
 EXAMPLES = 12
+TRAITS = {
+    "novelty": "share of its pairs of words that no training row has",
+    "rarity": "share of the training chats that have another answer",
+    "tokens": "tokens",
+}
+"""What the measures of `format` mean."""
+CLASSES_SHOWN = 12
+"""Answers and reasons that are shown at once; the others unfold."""
 MOST_CHARACTERS = 600
 """Of a prompt or an answer that is shown; predictions.jsonl has all of it."""
 
@@ -28,7 +38,8 @@ def write(
     likelihoods: Mapping[str, Sequence[Likelihood]],
     measured: Mapping[str, Mapping[str, Mapping[str, Estimate]]],
     verdict: Verdict,
-    counts: Mapping[str, int],
+    contaminated: Mapping[str, Contamination],
+    preparation: Preparation,
     losses: Mapping[str, Sequence[curves.Point]],
     confidence: float,
 ) -> None:
@@ -38,7 +49,8 @@ def write(
         texts: the answers of each candidate, first to last, in the order of `rows`.
         likelihoods: of the expected answers, in the same order.
         measured: metrics by candidate and split.
-        counts: rows of each part of the data.
+        contaminated: what of each split, and of each benchmark, stands in the training data.
+        preparation: what the stages before training made of the data.
         losses: the loss curve of each training stage; empty for one that is switched off.
     """
     folder.mkdir(parents=True)
@@ -50,7 +62,17 @@ def write(
     before = list(texts)[list(texts).index(final) - 1]
     page = _render(
         verdict=verdict,
-        splits=[_split(split, rows, measured) for split in SPLITS],
+        splits=[_split(split, rows, measured, contaminated[split]) for split in SPLITS],
+        test_contamination=contaminated["test"],
+        too_short=preparation.too_short,
+        benchmarks={
+            name: (found, found.share(confidence))
+            for name, found in contaminated.items()
+            if name not in SPLITS
+        },
+        hard=_hard_test(measured, final, preparation),
+        data=_data(preparation),
+        lower_is_better=LOWER_IS_BETTER,
         steps=_steps(expected, given),
         by_label=[
             (field, labels.accuracies(field, expected, [given[before], given[final]], confidence))
@@ -62,9 +84,10 @@ def write(
             (name, curves.plot(name, points) if points else None) for name, points in losses.items()
         ],
         errors=_errors([rows[at] for at in test], given, final),
-        counts=counts,
         confidence=confidence,
         drawing=curves,
+        drawing_bars=bars,
+        most_bars=CLASSES_SHOWN,
     )
     (folder / "index.html").write_text(page, encoding="utf-8")
 
@@ -94,18 +117,70 @@ def _split(
     split: str,
     rows: Sequence[Row],
     measured: Mapping[str, Mapping[str, Mapping[str, Estimate]]],
+    contaminated: Contamination,
 ) -> dict[str, Any]:
     metrics = list(next(iter(measured.values()))[split])
     return {
         "name": split,
+        "contaminated": contaminated,
         "rows": sum(row.is_in(split) for row in rows),
         "metrics": metrics,
         "candidates": {
-            name: [
-                (metric, splits[split][metric], metric not in LOWER_IS_BETTER) for metric in metrics
-            ]
+            name: [(metric, splits[split][metric], metric not in NO_SHARE) for metric in metrics]
             for name, splits in measured.items()
         },
+    }
+
+
+def _hard_test(
+    measured: Mapping[str, Mapping[str, Mapping[str, Estimate]]],
+    final: str,
+    preparation: Preparation,
+) -> dict[str, Any]:
+    """The first and the final candidate on the test and on its hardest rows, side by side, and
+    what sets these rows apart."""
+    first = next(iter(measured))
+    columns = [(name, split) for name in (first, final) for split in ("test", "hard_test")]
+    return {
+        "candidates": (first, final),
+        "columns": columns,
+        "scores": [
+            (metric, [measured[name][split].get(metric) for name, split in columns])
+            for metric in measured[final]["test"]
+            if measured[final]["hard_test"] and metric != contamination.METRIC
+        ],
+        "traits": [
+            (TRAITS.get(name, name), test, hardest)
+            for name, (test, hardest) in preparation.hardness.items()
+        ],
+    }
+
+
+CLASS_SPLITS = ("train", "test", "hard_test")
+"""Whose answers are set side by side."""
+
+
+def _data(preparation: Preparation) -> dict[str, Any]:
+    """What the page draws of the data."""
+    classes = {
+        split: preparation.classes[split] for split in CLASS_SPLITS if split in preparation.classes
+    }
+    return {
+        "splits": bars.table({"rows": preparation.splits}),
+        "lengths": bars.histograms(
+            {split: bins for split, bins in preparation.lengths.items() if any(bins.values())}
+        ),
+        "class_splits": list(classes),
+        "classes": bars.table(classes),
+        "clusters": bars.table({"rows": preparation.clusters}),
+        "quality": preparation.quality,
+        "few_rows": preparation.few_rows,
+        "flows": preparation.flows,
+        "rejects": [
+            (flow.stage, reason, rows)
+            for flow in preparation.flows
+            for reason, rows in flow.rejected.items()
+        ],
     }
 
 

@@ -1,4 +1,4 @@
-"""The rows that candidates are compared on, and how many rows each part of the data has."""
+"""The rows that candidates are compared on."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from typing import Any
 from tasks.lineage.stage import StageError
 
 SPLITS = ("test", "hard_test", "regression")
-PARTS = ("train", "validation", *SPLITS, "preferences", "preferences_validation", "corpus")
 
 
 @dataclass(frozen=True)
@@ -58,8 +57,8 @@ def read(data: Path, regression_rows: int) -> list[Row]:
 
 
 def counts(data: Path) -> dict[str, int]:
-    """Rows of each part of the data."""
-    return {part: len(_records(data / f"{part}.jsonl")) for part in PARTS}
+    """Rows of each split, those that are not evaluated on included."""
+    return {split: len(_records(data / f"{split}.jsonl")) for split in SPLITS}
 
 
 def _row(record: dict[str, Any], split: str, hard: bool) -> Row:

@@ -12,24 +12,28 @@ RESAMPLES = 2000
 
 
 class Estimate(TypedDict):
-    """A metric with its confidence interval."""
+    """A metric with its confidence interval; None for what could not be measured."""
 
-    value: float
-    low: float
-    high: float
+    value: float | None
+    low: float | None
+    high: float | None
 
 
 def share(outcomes: Sequence[bool], confidence: float) -> Estimate:
-    """Share of true outcomes, with Wilson's score interval (Wilson 1927).
+    """Share of true outcomes, as `proportion`."""
+    return proportion(sum(outcomes), len(outcomes), confidence)
+
+
+def proportion(hits: int, trials: int, confidence: float) -> Estimate:
+    """A share, with Wilson's score interval (Wilson 1927).
 
     Raises:
-        ValueError: without outcomes, of which there is no share.
+        ValueError: without trials, of which there is no share.
     """
     from scipy.stats import binomtest
 
-    hits = sum(outcomes)
-    interval = binomtest(hits, len(outcomes)).proportion_ci(confidence, method="wilson")
-    return _estimate(hits / len(outcomes), interval.low, interval.high)
+    interval = binomtest(hits, trials).proportion_ci(confidence, method="wilson")
+    return _estimate(hits / trials, interval.low, interval.high)
 
 
 def perplexity(

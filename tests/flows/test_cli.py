@@ -38,7 +38,7 @@ class TestHelp:
     def test_it_lists_every_command(self) -> None:
         shown = tunetrail("--help")
         assert shown.exit_code == DONE
-        for command in ("run", "report", "check", "use", "sync"):
+        for command in ("run", "report", "rejects", "check", "use", "sync"):
             assert f"\n  {command} " in shown.output
         assert "0 done, 1 a gate said no, 2 bad input, 3 a fault" in " ".join(shown.output.split())
         assert "..." not in shown.output.replace("[ARGS]...", "")  # no help is cut short
@@ -146,9 +146,30 @@ class TestReport:
         assert "exact_match        0.800" in lines  # not measured on base; no interval on dpo
         assert "verdict on dpo: pass" in lines
         assert "  holds  exact_match on test: 0.91 is at least 0.8" in lines
+        assert "  whether the test's rows stand in the training data was not judged" in lines
         assert "report:  open models/report/index.html" in lines
         assert "runs:    `mlflow ui`, then http://127.0.0.1:5000" in lines
         assert not any(line.startswith("version:") for line in lines)
+
+    def test_the_contaminated_share_stands_beside_scores_and_verdict(self, project: Path) -> None:
+        make_results(project)
+        share = {"value": 0.25, "low": 0.071479, "high": 0.590725}
+        scores = json.loads(results.METRICS.read_text())
+        for splits in scores.values():
+            splits["test"]["contaminated_share"] = share
+        scores["dpo"]["hard_test"]["contaminated_share"] = dict.fromkeys(share)
+        results.METRICS.write_text(json.dumps(scores))
+        verdict = {**json.loads(results.VERDICT.read_text()), "contaminated_share": share}
+        results.VERDICT.write_text(json.dumps(verdict))
+        lines = [line.rstrip() for line in tunetrail("report").output.splitlines()]
+        assert "contaminated_share  0.250 [0.071, 0.591]  0.250 [0.071, 0.591]" in lines
+        assert "contaminated_share        not judged" in lines
+        said = (
+            "25.0% of the test's rows stand in the training data "
+            "(contaminated_share 0.250 [0.071, 0.591])"
+        )
+        assert f"  {said}" in lines
+        assert said in results.read().markdown()
 
     def test_a_registered_version_and_a_server(
         self, project: Path, monkeypatch: pytest.MonkeyPatch

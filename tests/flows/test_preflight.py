@@ -51,6 +51,30 @@ def test_a_source_that_is_not_there(project: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        (
+            "tickets/*.jsonl",
+            "is 'tickets/*.jsonl', which matches nothing below data/raw, which holds",
+        ),
+        (
+            "https://host/x.jsonl",
+            "is 'https://host/x.jsonl', whose content can change; write https",
+        ),
+        ("notes.docx", "is 'notes.docx', whose container is not known; write read_as: {container:"),
+        (
+            f"nope://x.jsonl#sha256={'0' * 64}",
+            "is 'nope://x.jsonl', and nope is no scheme that fsspec knows; use https, s3, gs, az, hf",
+        ),
+    ],
+)
+def test_a_source_that_cannot_be_read(project: Path, name: str, told: str) -> None:
+    line = change(PARAMS, "file: preferences.jsonl", f"file: {name}")
+    (text,) = found()
+    assert text.startswith(f"params.yaml:{line}: ingest.sources[1].file: {told}")
+
+
 def test_raw_data_that_dvc_has(project: Path) -> None:
     shutil.rmtree("data/raw")
     Path("data/raw.dvc").touch()

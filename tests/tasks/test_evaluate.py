@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prepared_data import contamination, write_metrics, write_plots
 
 from tasks import evaluate
-from tasks.evaluation.rows import PARTS
+from tasks.evaluation.rows import SPLITS
 from tasks.lineage.console import log
 from tasks.lineage.hashes import manifest
 from tasks.lineage.stage import StageError
@@ -33,11 +34,29 @@ def data(tmp_path: Path) -> Path:
     folder.mkdir()
     test = [chat(n, json.dumps({"category": "ab"[n % 2]})) for n in range(TEST_ROWS)]
     regression = [chat(n, "four") for n in range(REGRESSION_ROWS + 2)]
-    parts = {"test": test, "hard_test": test[:3], "regression": regression, "train": test}
-    for part in PARTS:
-        text = "".join(json.dumps(row) + "\n" for row in parts.get(part, []))
-        (folder / f"{part}.jsonl").write_text(text)
+    rows = dict(zip(SPLITS, (test, test[:3], regression), strict=True))
+    for split, found in rows.items():
+        text = "".join(json.dumps(row) + "\n" for row in found)
+        (folder / f"{split}.jsonl").write_text(text)
+    stated = contamination({split: len(found) for split, found in rows.items()}, {"test": 2})
+    (folder / "contamination.json").write_text(json.dumps(stated))
+    write_plots(folder)
     return folder
+
+
+@pytest.fixture()
+def rest(
+    data: Path, curves: Path, settings: Evaluate, compute: Compute, tmp_path: Path
+) -> dict[str, Any]:
+    """What `run` takes beside models and outputs."""
+    counted = write_metrics(tmp_path)
+    return {
+        "data": data,
+        **{f"{stage}_metrics": path for stage, path in counted.items()},
+        "curves": curves,
+        "evaluate": settings,
+        "compute": compute,
+    }
 
 
 @pytest.fixture()
@@ -104,14 +123,10 @@ def run(folder: Path, models: dict[str, Path], **others: Any) -> dict[str, Any]:
 
 def test_transformers_alone(
     models: dict[str, Path],
-    data: Path,
-    curves: Path,
-    settings: Evaluate,
-    compute: Compute,
+    rest: dict[str, Any],
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    rest = {"data": data, "curves": curves, "evaluate": settings, "compute": compute}
     with caplog.at_level(logging.INFO, "tunetrail"):
         metrics = run(tmp_path / "one", models, **rest)
     assert run(tmp_path / "two", models, **rest) == metrics
@@ -125,8 +140,16 @@ def test_transformers_alone(
             "json_valid",
             "exact_match",
             "perplexity",
+            "contaminated_share",
         ]
-        assert list(splits["regression"]) == ["json_valid", "exact_match", "perplexity"]
+        assert list(splits["regression"]) == [
+            "json_valid",
+            "exact_match",
+            "perplexity",
+            "contaminated_share",
+        ]
+        shares = [estimates.pop("contaminated_share") for estimates in splits.values()]
+        assert [share["value"] for share in shares] == [2 / TEST_ROWS, None, None]
         for estimates in splits.values():
             for estimate in estimates.values():
                 assert estimate["low"] <= estimate["value"] <= estimate["high"]
@@ -138,6 +161,7 @@ def test_transformers_alone(
     verdict = json.loads((tmp_path / "one" / "verdict.json").read_text())
     assert (verdict["candidate"], verdict["verdict"]) == ("dpo", "fail")
     assert [gate["passed"] for gate in verdict["gates"]] == [True, False]
+    assert verdict["contaminated_share"]["value"] == 2 / TEST_ROWS
     predictions = (tmp_path / "one" / "report" / "predictions.jsonl").read_text().splitlines()
     assert len(predictions) == TEST_ROWS + REGRESSION_ROWS
     assert sum(json.loads(line)["hard"] for line in predictions) == 3
@@ -146,14 +170,10 @@ def test_transformers_alone(
 def test_exported_models_answer_as_the_trained_ones(
     models: dict[str, Path],
     exported: Path,
-    data: Path,
-    curves: Path,
-    settings: Evaluate,
-    compute: Compute,
+    rest: dict[str, Any],
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    rest = {"data": data, "curves": curves, "evaluate": settings, "compute": compute}
     with caplog.at_level(logging.INFO, "tunetrail"):
         served = run(tmp_path / "onnx", {**models, "onnx": exported}, **rest)
     assert "exporting base, sft to ONNX" in caplog.text
@@ -184,10 +204,7 @@ def test_an_export_of_another_model_is_noticed(
 
 def test_weights_that_are_not_numbers(
     models: dict[str, Path],
-    data: Path,
-    curves: Path,
-    settings: Evaluate,
-    compute: Compute,
+    rest: dict[str, Any],
     tmp_path: Path,
 ) -> None:
     from safetensors.torch import load_file, save_file
@@ -200,29 +217,29 @@ def test_weights_that_are_not_numbers(
         run(
             tmp_path / "out",
             {**models, "merged": broken},
-            data=data,
-            curves=curves,
-            evaluate=settings,
-            compute=compute,
+            **rest,
         )
 
 
 def test_an_empty_test_stops_before_any_model_is_loaded(
     models: dict[str, Path],
-    data: Path,
-    curves: Path,
-    settings: Evaluate,
-    compute: Compute,
+    rest: dict[str, Any],
     tmp_path: Path,
 ) -> None:
-    (data / "test.jsonl").write_text("")
+    (rest["data"] / "test.jsonl").write_text("")
     nowhere = dict.fromkeys(models, tmp_path / "nowhere")
     with pytest.raises(StageError, match=r"test.jsonl has 0 rows, and a verdict needs a test"):
         run(
             tmp_path / "out",
             nowhere,
-            data=data,
-            curves=curves,
-            evaluate=settings,
-            compute=compute,
+            **rest,
         )
+
+
+def test_no_score_without_contamination(
+    models: dict[str, Path], rest: dict[str, Any], tmp_path: Path
+) -> None:
+    (rest["data"] / "contamination.json").unlink()
+    nowhere = dict.fromkeys(models, tmp_path / "nowhere")
+    with pytest.raises(StageError, match=r"contamination.json does not exist, and no score stands"):
+        run(tmp_path / "out", nowhere, **rest)

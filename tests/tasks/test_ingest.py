@@ -1,14 +1,23 @@
 """Stage ingest: what goes out, what is rejected, and what stops it."""
 
+import gzip
+import hashlib
+import io
 import json
 import re
+import shutil
+import tarfile
+import zipfile
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
+import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pyarrow import parquet
 
 from tasks import ingest
 from tasks.lineage.stage import GateError, StageError
@@ -16,6 +25,7 @@ from tasks.params import Ingest, Params
 
 CHAT = {
     "file": "chat.jsonl",
+    "read_as": None,
     "kind": "chat",
     "role": "train",
     "map": {
@@ -29,8 +39,14 @@ CHAT = {
 ROW = {"id": "1", "at": "2026-07-06T10:00:00Z", "text": "where is it", "label": "status"}
 
 
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Downloads and kept rejects go below the current folder."""
+    monkeypatch.chdir(tmp_path)
+
+
 def section(*sources: dict[str, Any], share: float = 1.0, line: int = 1000) -> Ingest:
-    values = {"sources": sources, "max_line_bytes": line, "max_reject_share": share}
+    values = {"max_line_bytes": line, "hidden_characters": "reject", "max_reject_share": share}
     return Ingest.model_validate({**values, "sources": list(sources)})
 
 
@@ -86,7 +102,7 @@ def test_rows_become_records_in_three_files(tmp_path: Path) -> None:
 
 
 def test_a_reject_says_where_and_why_and_shows_no_personal_data(tmp_path: Path) -> None:
-    bad = json.dumps({**ROW, "text": 5, "at": "anna@example.com +44 7700 900123"}).encode()
+    bad = json.dumps({**ROW, "text": 5, "label": "anna@example.com +44 7700 900123"}).encode()
     raw(tmp_path, chat_jsonl=lines(ROW, bad))
     _, rejects = run(tmp_path, section(CHAT))
     assert rejects == [
@@ -98,7 +114,7 @@ def test_a_reject_says_where_and_why_and_shows_no_personal_data(tmp_path: Path) 
             "id": None,
             "reason": "wrong_type",
             "detail": "column 'text' is a number, not a string",
-            "snippet": '{"id": "1", "at": "[email] [phone]", "text": 5, "label": "status"}',
+            "snippet": '{"id": "1", "at": "2026-07-06T10:00:00Z", "text": 5, "label": "[email] [pho…',
         }
     ]
 
@@ -158,27 +174,193 @@ def test_ids_are_unique_within_a_source_only(tmp_path: Path) -> None:
 
 def test_all_faults_of_the_sources_are_told_at_once(tmp_path: Path) -> None:
     raw(tmp_path, chat_jsonl=lines(ROW), more_csv=b"", notes_txt=b"")
-    files = ["chat.jsonl", "missing.jsonl", "../a.jsonl", "notes.txt", "chat.jsonl"]
+    files = [
+        "chat.jsonl",
+        "missing.jsonl",
+        "../a.jsonl",
+        "notes.txt",
+        "chat.jsonl",
+        "no/*.jsonl",
+        "*",
+    ]
     with pytest.raises(StageError) as caught:
         run(tmp_path, section(*({**CHAT, "file": name} for name in files)))
     place = tmp_path / "raw"
-    assert str(caught.value).splitlines() == [
-        f"params.yaml: ingest.sources[1].file is 'missing.jsonl', but {place} has no such file; "
-        "it has chat.jsonl, more.csv",
-        f"params.yaml: ingest.sources[2].file is '../a.jsonl', which leads out of {place}; "
-        "put the file there",
-        "params.yaml: ingest.sources[3].file is 'notes.txt', which must end in .jsonl or .csv; "
-        "convert the file",
-        "params.yaml: ingest.sources[4].file is 'chat.jsonl', which an entry above reads already; "
-        "drop one",
+    holds = "which holds chat.jsonl, more.csv, notes.txt"
+    told = [line.split("].file ", 1)[1] for line in str(caught.value).splitlines()]
+    assert told[0] == (
+        f"is 'missing.jsonl', not found below {place}, {holds}; put the file there, or mend its name"
+    )
+    assert told[1].startswith(
+        "is '../a.jsonl', which leads out of the raw data; put the file there, or"
+    )
+    assert told[2].startswith("is 'notes.txt', whose container is not known; write read_as: {conta")
+    assert told[3] == "is 'chat.jsonl', which an entry above reads already; drop one"
+    assert told[4].startswith(
+        f"is 'no/*.jsonl', which matches nothing below {place}, {holds}; mend"
+    )
+    assert told[5].startswith("is '*', which matches notes.txt, whose container is not known")
+
+
+def test_a_link_that_leads_out_is_refused(tmp_path: Path) -> None:
+    raw(tmp_path)
+    (tmp_path / "out.jsonl").write_bytes(lines(ROW))
+    (tmp_path / "raw" / "chat.jsonl").symlink_to(tmp_path / "out.jsonl")
+    with pytest.raises(StageError, match=r"chat.jsonl is a link that leads out of"):
+        run(tmp_path, section(CHAT))
+
+
+def test_a_glob_reads_its_files_in_order_and_names_them(tmp_path: Path) -> None:
+    raw(tmp_path)
+    for name in ("b", "a"):
+        (tmp_path / "raw" / f"{name}.jsonl.gz").write_bytes(gzip.compress(lines(ROW, b"null")))
+    _, rejects = run(tmp_path, section({**CHAT, "file": "*.jsonl.gz"}))
+    found = [record["source"] for record in read(tmp_path / "out" / "chat.jsonl")]
+    assert found == ["a.jsonl.gz", "b.jsonl.gz"]
+    assert [(r["file"], r["line"], r["byte"]) for r in rejects] == [
+        ("a.jsonl.gz", 2, len(lines(ROW))), ("b.jsonl.gz", 2, len(lines(ROW))),
+    ]  # fmt: skip
+
+
+PACKED = {
+    "chat.jsonl.gz": gzip.compress,
+    "chat.jsonl.zst": zstandard.compress,
+    "chat.ndjson": lambda content: content,
+}
+
+
+@pytest.mark.parametrize("name", PACKED)
+def test_compressed_files_are_streams(tmp_path: Path, name: str) -> None:
+    raw(tmp_path)
+    (tmp_path / "raw" / name).write_bytes(PACKED[name](lines(ROW)))
+    metrics, _ = run(tmp_path, section({**CHAT, "file": name}))
+    assert metrics["rows_out"] == 1
+
+
+@pytest.mark.parametrize("name", ["chat.jsonl.gz", "chat.jsonl.zst"])
+def test_a_cut_stream_fails_the_stage(tmp_path: Path, name: str) -> None:
+    raw(tmp_path)
+    content = PACKED[name](lines(*({**ROW, "id": str(n)} for n in range(500))))
+    (tmp_path / "raw" / name).write_bytes(content[:-9])
+    with pytest.raises(StageError, match=rf"{name}: damaged behind byte \d+ of what it unpacks to"):
+        run(tmp_path, section({**CHAT, "file": name}))
+
+
+def zipped(members: dict[str, bytes]) -> bytes:
+    target = io.BytesIO()
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return target.getvalue()
+
+
+def tarred(members: dict[str, bytes], mode: str = "w:gz") -> bytes:
+    target = io.BytesIO()
+    with tarfile.open(fileobj=target, mode=mode) as archive:  # type: ignore[call-overload]
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+        link = tarfile.TarInfo("link.jsonl")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        archive.addfile(link)
+    return target.getvalue()
+
+
+MEMBERS = {
+    "in/a.jsonl": lines(ROW, b"null"),
+    "README.md": b"# not data",
+    "../b.jsonl": lines(ROW),
+    "/c.jsonl": lines(ROW),
+    "d.jsonl.gz": gzip.compress(lines(ROW)),
+}
+
+
+@pytest.mark.parametrize("name", ["x.zip", "x.tar.gz", "x.tgz", "x.tar", "x.tar.zst"])
+def test_members_of_an_archive_are_files(tmp_path: Path, name: str) -> None:
+    raw(tmp_path)
+    content = zipped(MEMBERS) if name == "x.zip" else tarred(MEMBERS, "w")
+    if name.endswith("gz"):
+        content = gzip.compress(content)
+    if name.endswith("zst"):
+        content = zstandard.compress(content)
+    (tmp_path / "raw" / name).write_bytes(content)
+    metrics, rejects = run(tmp_path, section({**CHAT, "file": name}))
+    found = [record["source"] for record in read(tmp_path / "out" / "chat.jsonl")]
+    assert found == [f"{name}!in/a.jsonl", f"{name}!d.jsonl.gz"]
+    links = [] if name == "x.zip" else [(name, 6, "outside")]
+    assert [(r["file"], r["line"], r["reason"]) for r in rejects] == [
+        (f"{name}!in/a.jsonl", 2, "not_an_object"),
+        (name, 3, "outside"),
+        (name, 4, "outside"),
+        *links,
     ]
+    assert metrics["rows_in"] == metrics["rows_out"] + len(rejects)
+    assert {path.name for path in tmp_path.iterdir()} == {"raw", "out", "rejected.jsonl"}
 
 
-def test_only_chats_measure_regression(tmp_path: Path) -> None:
-    raw(tmp_path, a_jsonl=lines({"text": "t"}))
-    source = {"file": "a.jsonl", "kind": "text", "role": "regression", "map": None, "columns": None}
-    with pytest.raises(StageError, match="role is 'regression', which only kind chat can be"):
-        run(tmp_path, section(source))
+@pytest.mark.parametrize("name", ["x.zip", "x.tar.gz"])
+def test_a_damaged_archive_fails_the_stage(tmp_path: Path, name: str) -> None:
+    raw(tmp_path)
+    content = zipped(MEMBERS) if name == "x.zip" else tarred(MEMBERS)
+    (tmp_path / "raw" / name).write_bytes(content[: len(content) // 2])
+    with pytest.raises(StageError, match=r"damaged"):
+        run(tmp_path, section({**CHAT, "file": name}))
+
+
+def test_json_arrays_and_parquet_number_their_rows(tmp_path: Path) -> None:
+    rows = [{"prompt": "Hi", "completion": str(n)} for n in range(3)]
+    raw(tmp_path, a_json=json.dumps(rows).encode())
+    parquet.write_table(pa.Table.from_pylist(rows), tmp_path / "raw" / "b.parquet")
+    plain = {**CHAT, "map": None, "columns": None}
+    run(tmp_path, section({**plain, "file": "a.json"}, {**plain, "file": "b.parquet"}))
+    found = [(record["source"], record["id"]) for record in read(tmp_path / "out" / "chat.jsonl")]
+    assert found[:2] == [("a.json", "row-0000001"), ("a.json", "row-0000002")]
+    assert found[3:5] == [("b.parquet", "row-0000001"), ("b.parquet", "row-0000002")]
+
+
+def test_a_row_without_bytes_is_shown_all_the_same(tmp_path: Path) -> None:
+    raw(tmp_path)
+    rows = [{"prompt": 5, "completion": "a@example.com"}]
+    parquet.write_table(pa.Table.from_pylist(rows), tmp_path / "raw" / "b.parquet")
+    plain = {**CHAT, "map": None, "columns": None, "file": "b.parquet"}
+    _, (reject,) = run(tmp_path, section(plain))
+    assert (reject["line"], reject["byte"], reject["reason"]) == (1, None, "wrong_type")
+    assert reject["snippet"] == '{"prompt": 5, "completion": "[email]"}'
+
+
+def test_a_pinned_url_is_brought_once(tmp_path: Path) -> None:
+    import fsspec
+
+    content = lines(ROW)
+    raw(tmp_path)
+    pin = hashlib.sha256(content).hexdigest()
+    memory = fsspec.filesystem("memory")
+    memory.pipe("/h1/chat.jsonl", content)
+    url = {**CHAT, "file": f"memory://h1/chat.jsonl#sha256={pin}"}
+    run(tmp_path, section(url))
+    (record,) = read(tmp_path / "out" / "chat.jsonl")
+    assert record["source"] == "memory://h1/chat.jsonl"
+    downloads = tmp_path / ".tunetrail" / "downloads"
+    assert [path.name for path in downloads.iterdir()] == [pin]
+    memory.rm("/h1/chat.jsonl")
+    shutil.rmtree(tmp_path / "out")
+    run(tmp_path, section(url))
+
+
+def test_another_content_than_the_pinned_one_is_refused(tmp_path: Path) -> None:
+    import fsspec
+
+    raw(tmp_path)
+    fsspec.filesystem("memory").pipe("/h1/other.jsonl", lines(ROW))
+    found = hashlib.sha256(lines(ROW)).hexdigest()
+    with pytest.raises(StageError) as caught:
+        run(tmp_path, section({**CHAT, "file": f"memory://h1/other.jsonl#sha256={'0' * 64}"}))
+    assert str(caught.value) == (
+        f"memory://h1/other.jsonl: its sha256 is {found}, but params.yaml pins {'0' * 64}; it has "
+        "changed or was cut: look at it, then pin the new one"
+    )
+    assert list((tmp_path / ".tunetrail" / "downloads").iterdir()) == []
 
 
 def test_a_source_without_rows_is_a_mistake(tmp_path: Path) -> None:
@@ -200,7 +382,8 @@ def test_too_many_rejects_fail_the_stage_and_say_which(tmp_path: Path) -> None:
     assert text.splitlines()[1].startswith(
         "  chat.jsonl:2 (byte 84) missing_column: column 'label'"
     )
-    assert len(text.splitlines()) == 4
+    assert text.splitlines()[4:] == ["All of them: .tunetrail/rejected/rejected.jsonl"]
+    assert len(read(tmp_path / ".tunetrail" / "rejected" / "rejected.jsonl")) == 11
 
 
 def test_a_share_at_the_limit_passes(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """From columns to records: templates, well-known formats, and what is refused."""
 
+import datetime
 import json
 from typing import Any
 
@@ -11,13 +12,19 @@ from tasks.lineage.stage import StageError
 from tasks.params import Source
 
 
-def source(kind: str = "chat", map: Any = None, columns: Any = None) -> Source:
-    values = {"file": "a.jsonl", "kind": kind, "role": "train", "map": map, "columns": columns}
+def source(
+    kind: str = "chat", map: Any = None, columns: Any = None, format: str | None = None
+) -> Source:
+    read_as = None if format is None else {"container": None, "format": format}
+    values = {
+        "file": "a.jsonl", "read_as": read_as, "kind": kind, "role": "train", "map": map,
+        "columns": columns,
+    }  # fmt: skip
     return Source.model_validate(values)
 
 
 def record(values: dict[str, Any], kind: str = "chat", map: Any = None) -> Any:
-    return mapper(source(kind, map), "ingest.sources[0]").record(values, "line-7")
+    return mapper(source(kind, map), "ingest.sources[0]").record(values, "line-7", "a.jsonl")
 
 
 def test_a_template_reads_columns_and_nothing_else() -> None:
@@ -116,7 +123,7 @@ def test_a_column_that_columns_does_not_list() -> None:
 def test_a_column_that_no_row_has() -> None:
     made = mapper(source(map={"user": "{q}", "assistant": "{zz}"}), "sources[1]")
     with pytest.raises(RowError, match="missing_column"):
-        made.record({"q": "Hi"}, "1")
+        made.record({"q": "Hi"}, "1", "a.jsonl")
     with pytest.raises(StageError) as caught:
         made.finish()
     assert str(caught.value) == (
@@ -126,6 +133,8 @@ def test_a_column_that_no_row_has() -> None:
 
 
 TURNS = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yo"}]
+SYSTEM = {"role": "system", "content": "S"}
+NO = [{"role": "assistant", "content": "No"}]
 
 
 @pytest.mark.parametrize(
@@ -156,6 +165,34 @@ TURNS = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yo
             {"prompt": TURNS[:1], "chosen": "Yo", "rejected": "No"},
         ),
         ("text", {"text": "Hi"}, {"text": "Hi"}),
+        ("chat", {"messages": TURNS, "system": "S"}, {"messages": [SYSTEM, *TURNS]}),
+        ("chat", {"prompt": TURNS[:1], "completion": TURNS[1:]}, {"messages": TURNS}),
+        (
+            "chat",
+            {
+                "conversations": [
+                    {"from": "system", "value": "S"},
+                    {"from": "human", "value": "Hi"},
+                    {"from": "gpt", "value": "Yo", "weight": None},
+                ]
+            },
+            {"messages": [SYSTEM, *TURNS]},
+        ),
+        (
+            "preference",
+            {"prompt": TURNS[:1], "chosen": TURNS[1:], "rejected": NO},
+            {"prompt": TURNS[:1], "chosen": "Yo", "rejected": "No"},
+        ),
+        (
+            "preference",
+            {"chosen": [SYSTEM, *TURNS], "rejected": [SYSTEM, TURNS[0], *NO]},
+            {"prompt": [SYSTEM, TURNS[0]], "chosen": "Yo", "rejected": "No"},
+        ),
+        (
+            "preference",
+            {"prompt": "Hi", "chosen": TURNS, "rejected": [TURNS[0], *NO]},
+            {"prompt": TURNS[:1], "chosen": "Yo", "rejected": "No"},
+        ),
     ],
 )
 def test_formats_that_need_no_map(kind: str, row: dict[str, Any], expected: dict[str, Any]) -> None:
@@ -196,19 +233,84 @@ def test_a_pair_without_a_difference_teaches_nothing() -> None:
 
 def test_the_first_row_that_fits_settles_the_format() -> None:
     made = mapper(source(), "sources[0]")
-    made.record({"prompt": "Hi", "completion": "Yo"}, "1")
+    made.record({"prompt": "Hi", "completion": "Yo"}, "1", "a.jsonl")
     with pytest.raises(RowError, match="missing_column: column 'prompt' is not there"):
-        made.record({"instruction": "Hi", "output": "Yo"}, "2")
+        made.record({"instruction": "Hi", "output": "Yo"}, "2", "a.jsonl")
 
 
 def test_columns_that_no_format_has() -> None:
     made = mapper(source(), "ingest.sources[0]")
     with pytest.raises(RowError, match="unknown_format: columns fit none of: messages"):
-        made.record({"question": "Hi", "answer": "Yo"}, "1")
+        made.record({"question": "Hi", "answer": "Yo"}, "1", "a.jsonl")
     with pytest.raises(StageError) as caught:
         made.finish()
     assert str(caught.value) == (
         "params.yaml: ingest.sources[0].map is null, but a.jsonl has columns question, answer, "
-        "which are no known chat format (messages | prompt+completion | instruction+output); "
+        "which are no known chat format (messages | conversations | prompt+completion | "
+        "instruction+output); write a map"
+    )
+
+
+@pytest.mark.parametrize(
+    ("row", "detail"),
+    [
+        ({"chosen": TURNS, "rejected": NO}, "chosen and rejected answer different prompts"),
+        ({"chosen": NO, "rejected": TURNS[1:]}, "turns must be user, assistant, ..., ending with"),
+        ({"chosen": TURNS[:1], "rejected": TURNS}, "chosen must end with the assistant's message"),
+        (
+            {"prompt": "Ho", "chosen": TURNS, "rejected": [TURNS[0], *NO]},
+            "chosen and rejected do not begin with the prompt",
+        ),
+        ({"prompt": TURNS, "chosen": "a", "rejected": "b"}, "turns must be user, assistant"),
+    ],
+)
+def test_pairs_that_are_none(row: dict[str, Any], detail: str) -> None:
+    with pytest.raises(RowError, match=detail) as caught:
+        record(row, "preference")
+    assert caught.value.reason == "bad_messages"
+
+
+@pytest.mark.parametrize(
+    ("turns", "reason"),
+    [
+        ("Hi", "bad_messages"),
+        ([{"from": "tool", "value": "x"}], "bad_messages"),
+        ([{"from": "human"}], "bad_messages"),
+        ([{"from": ["human"], "value": "x"}], "bad_messages"),
+        ([{"from": "human", "value": 5}], "wrong_type"),
+    ],
+)
+def test_sharegpt_turns_that_are_none(turns: Any, reason: str) -> None:
+    with pytest.raises(RowError) as caught:
+        record({"conversations": turns})
+    assert caught.value.reason == reason
+
+
+def test_a_given_format_goes_before_what_fits_first() -> None:
+    row = {"messages": "old", "prompt": "Hi", "completion": "Yo"}
+    made = mapper(source(format="completion"), "ingest.sources[0]")
+    assert made.record(row, "1", "b.jsonl")["messages"] == TURNS  # type: ignore[typeddict-item]
+    made = mapper(source(format="sharegpt"), "ingest.sources[0]")
+    with pytest.raises(RowError, match="missing_column: column 'conversations' is not there"):
+        made.record(row, "1", "b.jsonl")
+    with pytest.raises(StageError) as caught:
+        made.finish()
+    assert str(caught.value) == (
+        "params.yaml: ingest.sources[0].read_as.format is 'sharegpt', whose columns are "
+        "conversations, but a.jsonl has messages, prompt, completion; correct the format, or "
         "write a map"
     )
+
+
+def test_what_only_typed_files_hold() -> None:
+    moment = datetime.datetime(2026, 8, 31, 10, tzinfo=datetime.UTC)
+    made = record({**ROW, "at": moment}, map=MAP)
+    assert made["time"] == "2026-08-31T10:00:00+00:00"
+    assert record({"text": "t", "time": datetime.date(2026, 8, 31)}, "text")["time"] == "2026-08-31"
+    for value, kind in ((moment, "a timestamp"), (b"x", "bytes"), (float("nan"), "a number")):
+        with pytest.raises(RowError, match=f"wrong_type: column 'q' is {kind}, not a string"):
+            record({**ROW, "q": value}, map=MAP)
+
+
+def test_a_template_may_hold_a_percent_sign() -> None:
+    assert Template("100% of {a} %s %(a)s", "key").fill({"a": "5%d"}) == "100% of 5%d %s %(a)s"

@@ -1,10 +1,11 @@
 """What a single row must be, and which rows contradict each other."""
 
+import contextlib
 from typing import Any
 
 import pytest
 
-from tasks.dataset import quality
+from tasks.dataset import privacy, quality
 from tasks.dataset.faults import RowError
 from tasks.lineage.stage import StageError
 from tasks.params import Validate
@@ -25,8 +26,23 @@ def checks(**changes: Any) -> quality.RowChecks:
         "prompt_chars": [3, 60],
         "answer_chars": [2, 80],
         "max_class_share": 1.0,
+        "min_score": dict.fromkeys(
+            (
+                *("consistency", "contradictions", "class_balance"),
+                *("distinct_words", "clusters", "length"),
+            ),
+            0.0,
+        ),
         "contradictions": "reject",
-        "privacy": {"email": "redact", "phone": "allow", "iban": "reject", "card": "reject"},
+        "privacy": {
+            "email": "redact",
+            "phone": "allow",
+            "iban": "reject",
+            "card": "reject",
+            "national_id": "reject",
+            "ip": "redact",
+            "secret": "reject",
+        },
         "max_reject_share": 1.0,
     }
     return quality.RowChecks(Validate.model_validate({**values, **changes}))
@@ -70,6 +86,9 @@ def text(text: str) -> Any:
         (pair(user="card 4111 1111 1111 1111"), "personal_data_card", "holds a card number, which"),
         (pair(rejected="4111 1111 1111 1111"), "personal_data_card", "holds a card number, which"),
         (pair(chosen='{"category":"c","eta":"x"}'), "unknown_label", "category is 'c', no label"),
+        (chat(user="my ssn is 536-90-4399"), "personal_data_national_id", "holds a national id, w"),
+        (chat(user="log in, password=hunter2"), "personal_data_secret", "holds a secret, which"),
+        (chat(role="test", answer="sure"), "answer_not_json", "invalid_json: Expecting value"),
         (pair(rejected="x"), "answer_too_short", "1 characters, fewer than 2"),
         (text("pay DE89370400440532013000"), "personal_data_iban", "holds an IBAN, which"),
     ],
@@ -83,41 +102,53 @@ def test_what_a_row_is_rejected_for(record: Any, reason: str, detail: str) -> No
 
 @pytest.mark.parametrize(
     "record",
-    [chat(), pair(), pair(rejected="anything"), text("x"), chat(role="regression", answer="free")],
+    [
+        chat(),
+        pair(),
+        pair(rejected="anything"),
+        text("x"),
+        chat(role="test"),
+        chat(role="regression", answer="free"),
+        chat(role="general", answer="free"),
+        chat(role="benchmark", answer="free", user="x" * 1000),
+    ],
 )
 def test_what_a_row_may_be(record: Any) -> None:
-    assert checks().check(record) == record
+    assert checks().check(record).record is record
 
 
 def test_free_text_answers_need_no_schema() -> None:
-    assert checks(answer_schema=None).check(chat(answer="any text")) == chat(answer="any text")
+    record = chat(answer="any text")
+    assert checks(answer_schema=None).check(record).record is record
 
 
 def test_personal_data_is_redacted_wherever_it_stands() -> None:
     tested = checks(answer_schema=None)
     address = "anna@example.com"
-    assert tested.check(chat(f"ask {address}", f"asked {address}")) == chat(
+    assert tested.check(chat(f"ask {address}", f"asked {address}")).record == chat(
         "ask [email]", "asked [email]"
     )
-    assert tested.check(pair(f"{address} a", f"{address} b", f"to {address}")) == pair(
+    assert tested.check(pair(f"{address} a", f"{address} b", f"to {address}")).record == pair(
         "[email] a", "[email] b", "to [email]"
     )
-    assert tested.check(text(f"by {address}")) == text("by [email]")
-    assert tested.redacted == {"email": 6, "phone": 0, "iban": 0, "card": 0}
+    assert tested.check(text(f"by {address}")).record == text("by [email]")
+    assert tested.redacted == dict.fromkeys(privacy.KINDS, 0) | {"email": 6}
     phone = chat("call 07700 900456")
-    assert checks().check(phone) == phone
+    assert checks().check(phone).record is phone
+    assert checks().check(phone).personal_data == 0
 
 
 def test_names_that_are_personal_data_get_another_name() -> None:
     row = {**chat(), "id": "anna@example.com", "group": "anna@example.com"}
-    made = checks().check(row)
+    made = checks().check(row).record
     assert made["id"] == made["group"] == "name-3016fcba043b75fb"
-    assert checks().check({**row, "group": "bob@example.com"})["group"] != made["group"]
+    other = checks().check({**row, "group": "bob@example.com"}).record
+    assert other["group"] != made["group"]
 
 
 def test_personal_data_behind_json_escapes_is_seen() -> None:
     tested = checks(answer_schema=None)
-    made = tested.check(chat(answer='{"to":"anna\\u0040example.com"}'))
+    made = tested.check(chat(answer='{"to":"anna\\u0040example.com"}')).record
     assert made["messages"][1]["content"] == '{"to":"[email]"}'
 
 
@@ -128,40 +159,56 @@ def test_a_schema_that_is_none() -> None:
         checks(answer_schema={"type": "objekt"})
 
 
-def contradicting(*rows: Any) -> list[str]:
-    found = quality.Contradictions()
-    for row in rows:
-        found.add(row)
-    bad = []
-    for row in rows:
-        try:
-            found.check(row)
-        except RowError as error:
-            bad.append(f"{row['id']}: {error.detail}")
-    return bad
-
-
-def test_the_same_prompt_with_other_answers() -> None:
-    assert contradicting(
-        chat("Where is it", '{"a":1}', id="1"),
-        chat("where  IS\nit", '{"a":2}', id="2"),
-        chat("another", '{"a":2}', id="3"),
-        chat("where is it", '{"a":2}', id="4"),
-    ) == [
-        "1: 2 has the same prompt and another answer",
-        "2: 1 has the same prompt and another answer",
-        "4: 1 has the same prompt and another answer",
-    ]
-
-
-def test_answers_that_mean_the_same_do_not_contradict() -> None:
-    assert not contradicting(
-        chat(answer='{"a":1,"b":[2]}', id="1"), chat(answer='{ "b": [2], "a": 1 }', id="2")
+def test_a_value_whose_key_says_what_it_is_goes() -> None:
+    tested = checks(answer_schema=None, privacy=dict.fromkeys(privacy.KINDS, "redact"))
+    made = tested.check(chat(answer='{"password":"open sesame","pin":{"Password":"hunter"}}'))
+    assert made.record["messages"][1]["content"] == (
+        '{"password":"open sesame","pin":{"Password":"[secret]"}}'
     )
-    assert not contradicting(chat(answer="Yes, it is", id="1"), chat(answer="yes,  it is", id="2"))
+    made = tested.check(chat(answer='{"ssn":536904399,"card":4111111111111111,"rows":536904399}'))
+    assert made.record["messages"][1]["content"] == (
+        '{"ssn":"[national_id]","card":"[card]","rows":536904399}'
+    )
+    assert made.personal_data == 0
 
 
-def test_another_task_is_another_prompt() -> None:
-    other = chat(answer="other", id="2")
+def test_what_is_judged_is_counted_for_the_consistency() -> None:
+    tested = checks()
+    for answer in (ANSWER, ANSWER, "sure"):
+        with contextlib.suppress(RowError):
+            tested.check(chat(answer=answer))
+    with contextlib.suppress(RowError):
+        tested.check(chat(role="test", answer="sure"))
+    tested.check(pair())
+    assert (tested.judged, tested.valid) == (3, 2)
+
+
+def same_answer(one: str, other: str) -> bool:
+    return quality.answer_digest(chat(answer=one)) == quality.answer_digest(chat(answer=other))
+
+
+def test_answers_that_mean_the_same_are_one() -> None:
+    assert same_answer('{"a":1,"b":[2]}', '{ "b": [2], "a": 1 }')
+    assert same_answer("Yes, it is", "yes,  it is")
+    assert not same_answer('{"a":1}', '{"a":2}')
+    assert not same_answer("3", "4")
+
+
+def test_prompts_that_differ_in_spacing_alone_are_one() -> None:
+    def same(one: Any, other: Any) -> bool:
+        return quality.prompt_digest(one) == quality.prompt_digest(other)
+
+    assert same(chat("Where is it"), chat("where  IS\nit"))
+    assert same(chat("\uff21 b"), chat("a b"))
+    assert not same(chat("where is it"), chat("where is he"))
+    other = chat()
     other["messages"].insert(0, {"role": "system", "content": "Translate."})
-    assert not contradicting(chat(id="1"), other)
+    assert not same(chat(), other)
+
+
+def test_answers_have_a_shape() -> None:
+    def of(answer: str) -> int:
+        return quality.shape(chat(answer=answer))
+
+    assert of('{"a":1,"b":2}') == of('{"b":"x","a":null}') != of('{"a":1}')
+    assert of("free text") == of("other text") == of("{broken") != of("[1]")

@@ -1,14 +1,28 @@
 """Every fault of a file, with its reason, line and byte; and that no row goes missing."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tasks.dataset.readers import BadRow, Row, read_csv, read_jsonl
+from tasks.dataset import readers
+from tasks.dataset.containers import BUFFER_BYTES
+from tasks.dataset.readers import BadRow, Row, Rules
 from tasks.lineage.stage import StageError
+
+
+def read_jsonl(path: Path, limit: int) -> Iterator[Row | BadRow]:
+    with path.open("rb", buffering=BUFFER_BYTES) as file:
+        yield from readers.read_jsonl(file, Rules(limit, True, None))
+
+
+def read_csv(path: Path, limit: int, delimiter: str = ",") -> Iterator[Row | BadRow]:
+    with path.open("rb") as file:
+        yield from readers.read_separated(file, path.name, delimiter, Rules(limit, True, None))
+
 
 GOOD = b'{"id":"1","text":"one"}\n'
 LAST = b'{"id":"2","text":"two"}\n'
@@ -27,6 +41,7 @@ JSONL_FAULTS = {
     "line_too_long": b'{"id":"' + b"x" * LIMIT + b'"}',
     "empty_line": b"  ",
     "too_deep": b'{"id":' + b"[" * 65 + b"]" * 65 + b"}",
+    "hidden_character": '{"id":"x","text":"a\u202eb"}'.encode(),
 }
 
 
@@ -105,6 +120,7 @@ CSV_FAULTS = {
     "empty_line": b"\n",
     "line_too_long": b"x," + b"y" * LIMIT + b"\n",
     "bad_line_end": b"x,y\rz,w\n",
+    "hidden_character": "x,a\u200bb\n".encode(),
 }
 
 
@@ -118,6 +134,52 @@ def test_a_csv_fault_costs_its_own_line_only(tmp_path: Path, reason: str, line: 
     assert isinstance(before, Row)
     assert isinstance(after, Row)
     assert (after.line, after.byte, after.values) == (4, bad.end, {"id": "2", "text": "two"})
+
+
+def test_an_escape_hides_no_character(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(b'{"id":"x","text":"a\\u202eb"}\n{"id":"y","text":"\\u00e9"}')
+    bad, good = read_jsonl(path, LIMIT)
+    assert isinstance(bad, BadRow)
+    assert (bad.reason, bad.detail) == ("hidden_character", "U+202E in column 'text'")
+    assert isinstance(good, Row)
+
+
+def test_hidden_characters_may_be_allowed(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(JSONL_FAULTS["hidden_character"])
+    with path.open("rb") as file:
+        (row,) = readers.read_jsonl(file, Rules(LIMIT, False, None))
+    assert isinstance(row, Row)
+
+
+def test_a_line_of_a_gigabyte_is_passed_over(tmp_path: Path) -> None:
+    import tracemalloc
+
+    path = tmp_path / "rows.jsonl"
+    with path.open("wb") as file:
+        file.truncate(2**30)  # a sparse file: zeros that need no disk
+        file.seek(2**30)
+        file.write(b"\n" + LAST)
+    tracemalloc.start()
+    bad, good = read_jsonl(path, 1_000_000)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert isinstance(bad, BadRow)
+    assert (bad.reason, bad.end) == ("line_too_long", 2**30 + 1)
+    assert isinstance(good, Row)
+    assert peak < 8_000_000
+
+
+def test_tabs_separate_like_commas(tmp_path: Path) -> None:
+    path = tmp_path / "rows.tsv"
+    path.write_bytes(b'id\ttext\n1\ta, b\n2\t"c\td"\n3\te\tf\n')
+    first, second, bad = read_csv(path, LIMIT, "\t")
+    assert isinstance(first, Row)
+    assert isinstance(second, Row)
+    assert isinstance(bad, BadRow)
+    assert (first.values["text"], second.values["text"]) == ("a, b", "c\td")
+    assert bad.reason == "column_count"
 
 
 def test_csv_with_quotes_commas_and_line_breaks(tmp_path: Path) -> None:
@@ -153,7 +215,7 @@ def test_a_stray_quote_costs_no_row_but_those_that_have_one(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("content", "text"),
     [
-        (b"", "rows.csv is empty; the first line of a CSV file names its columns"),
+        (b"", "rows.csv is empty; the first line of such a file names its columns"),
         (b"\xef\xbb\xbfid,text\n", "the header cannot be read: byte_order_mark: begins with EF BB"),
         (b"id,id\n", "column 'id' comes twice; give each its own name"),
         (b"id,\n", "a column has no name; name every column"),
@@ -215,6 +277,7 @@ def covers_the_file(rows: list[Row | BadRow], start: int, size: int) -> None:
     """Row follows row without a gap, from the first byte to the last."""
     for row in rows:
         assert row.byte == start
+        assert row.end is not None
         assert row.end > row.byte
         start = row.end
     assert start == size

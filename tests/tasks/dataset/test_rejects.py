@@ -9,6 +9,11 @@ from tasks.dataset.rejects import Rejects, account
 from tasks.lineage.stage import StageError
 
 
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
 def test_a_reject_holds_no_personal_data_in_any_field(tmp_path: Path) -> None:
     secret = "anna.berg@example.com"
     with Rejects(tmp_path / "rejected" / "stage.jsonl") as rejects:
@@ -36,7 +41,24 @@ def test_counts_by_heading_and_reason(tmp_path: Path) -> None:
     assert (rejects.count("chat"), rejects.count("b"), rejects.count("a")) == (2, 2, 0)
     assert rejects.total() == {"x": 1, "y": 3}
     assert rejects.over({"chat": 4, "b": 4}, 0.5, "key") == []
-    assert len(rejects.over({"chat": 3, "b": 4}, 0.5, "key")) == 1
+    complaint, where = rejects.over({"chat": 3, "b": 4}, 0.5, "key")
+    assert complaint.startswith("chat: 2 of 3 rows (66.7%) rejected, key allows 50.0%")
+    assert where == "All of them: .tunetrail/rejected/stage.jsonl"
+
+
+def test_what_was_rejected_outlives_a_failed_stage(tmp_path: Path) -> None:
+    out = tmp_path / ".ingest.jsonl.partial"  # as the stage runner calls it while the stage runs
+    with Rejects(out) as rejects:
+        rejects.add("a", "x", "", b"row", line=1, byte=0)
+        assert (
+            rejects.over({"a": 1}, 0.0, "key")[-1]
+            == "All of them: .tunetrail/rejected/ingest.jsonl"
+        )
+    kept = tmp_path / ".tunetrail" / "rejected"
+    assert [path.name for path in kept.iterdir()] == ["ingest.jsonl"]
+    assert (kept / "ingest.jsonl").read_bytes() == out.read_bytes()
+    with Rejects(out):
+        assert list(kept.iterdir()) == []
 
 
 def test_a_row_that_went_missing_is_a_fault_of_the_code() -> None:

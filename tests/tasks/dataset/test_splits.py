@@ -1,210 +1,303 @@
-"""Who trains and who is tested, and that no near-duplicate crosses."""
+"""Who trains and who is tested, and that no cluster and no group is cut."""
 
 import random
+from collections import Counter
 from typing import Any
 
+import hypothesis.strategies as some
 import pytest
+from hypothesis import given, settings
+from planned_rows import Planned, Row, split
 
 from tasks.dataset import splits
-from tasks.dataset.faults import RowError
-from tasks.dataset.splits import Item
-from tasks.params import Format
 
-WORDS = [f"w{number}" for number in range(200)]
-
-
-def section(**changes: Any) -> Format:
-    split = {
-        "strategy": "time",
-        "test_from": "2026-08-31",
-        "test_share": 0.2,
-        "validation_share": 0.1,
-    }
-    values = {
-        "max_tokens": 256,
-        "near_duplicates": {"threshold": 0.7, "shingle_words": 3, "permutations": 128},
-        "split": {**split, **changes},
-        "hard_test_share": 0.25,
-    }
-    return Format.model_validate(values)
+STRATEGIES = {
+    "time from a day": split("time", test_from="2026-08-20", test_share=None),
+    "time, the newest": split("time"),
+    "group": split("group"),
+    "stratified": split("stratified"),
+    "random": split("random"),
+}
+SIDE = {
+    "train": "training", "validation": "training", "preferences": "training",
+    "preferences_validation": "training", "corpus": "training", "test": "test",
+    "regression": "regression",
+}  # fmt: skip
+REASONS = {"no_time", "no_group", "in_test_window", "leak", "near_duplicate", "in_regression"}
 
 
-def item(id: str, text: str, **changes: Any) -> Item:
-    time = changes.pop("time", "2026-08-01")
-    values = {"kind": "chat", "source": "s", "role": "train", "group": None, **changes}
-    return Item(**values, id=id, text=text, time=splits.instant(time) if time else None)
+def where(rows: list[Row], settings: Any, seed: int = 1) -> dict[str, str]:
+    return Planned(rows).split(settings, seed).where()
 
 
-def message(seed: int, words: int = 20) -> str:
+def planted(count: int, seed: int, roles: list[str]) -> list[Row]:
+    """Rows of which many share a cluster, a group or both."""
     rng = random.Random(seed)
-    return " ".join(rng.choice(WORDS) for _ in range(words))
+    found = []
+    for number in range(count):
+        kind = rng.choice(("chat", "chat", "chat", "preference", "text"))
+        role = rng.choice(roles) if kind == "chat" else "train"
+        cluster = rng.choice((None, f"c{rng.randrange(12)}")) if kind != "text" else None
+        group = rng.choice((None, None, f"g{rng.randrange(12)}"))
+        time = rng.choice((None, *(f"2026-08-{rng.randint(1, 28):02}" for _ in range(5))))
+        found.append(Row(str(number), cluster, kind, role, time, group, rng.choice("aaab")))
+    return found
 
 
-def near(text: str) -> str:
-    return f"again: {text}"
-
-
-def where(items: list[Item], settings: Format, seed: int = 1) -> dict[str, str]:
-    """Split or reason by id."""
-    made = splits.plan(items, settings, seed)
-    return {
-        row.id: place.reason if isinstance(place, RowError) else place
-        for row, place in zip(items, made.where, strict=True)
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("published", [False, True], ids=["", "with a published test"])
+@given(count=some.integers(1, 60), planting=some.integers(0, 10**6), seed=some.integers(0, 9))
+@settings(deadline=None, max_examples=100, derandomize=True)
+def test_no_split_cuts_a_cluster_or_a_group(
+    strategy: str, published: bool, count: int, planting: int, seed: int
+) -> None:
+    roles = ["train", "train", "train", "general", "regression", "benchmark"]
+    found = planted(count, planting, [*roles, "test"] if published else roles)
+    planned = Planned(found).split(STRATEGIES[strategy], seed)
+    place = planned.where()
+    assert len(place) == len(found)  # each row is in one split, or has a reason
+    assert set(place.values()) <= {*SIDE, "benchmark", *REASONS}
+    for key in ("cluster", "group"):
+        sides: dict[str, set[str]] = {}
+        watched: dict[str, set[bool]] = {}
+        compared = {getattr(row, key) for row in found if row.role == "benchmark"} - {None}
+        for row in found:
+            name = getattr(row, key)
+            if name is None or place[row.id] not in SIDE:
+                continue
+            sides.setdefault(name, set()).add(SIDE[place[row.id]])
+            if SIDE[place[row.id]] == "training" and row.kind != "text":
+                watched.setdefault(name, set()).add("validation" in place[row.id])
+            if key == "cluster" and SIDE[place[row.id]] == "training":
+                assert name not in compared
+        assert all(len(met) == 1 for met in sides.values())
+        assert all(len(met) == 1 for met in watched.values())
+    kept = Counter(
+        (row.cluster, SIDE[place[row.id]], row.kind)
+        for row in found
+        if row.cluster and SIDE.get(place[row.id]) in ("training", "test")
+    )
+    assert all(count == 1 for count in kept.values())
+    assert {row.id for row in found if row.role == "regression"} == {
+        id for id, split in place.items() if split == "regression"
     }
+    if published:
+        assert not any(place[row.id] == "test" for row in found if row.role == "train") or not any(
+            row.role == "test" for row in found
+        )
+    assert where(found[::-1], STRATEGIES[strategy], seed) == place
 
 
-FILLER = [item(f"f{n:02}", message(1000 + n)) for n in range(40)]
+def crowd(count: int = 1000) -> list[Row]:
+    """Rows of four classes, some in clusters and groups of several."""
+    rng = random.Random(3)
+    answers = ["a"] * 60 + ["b"] * 25 + ["c"] * 10 + ["d"] * 5
+    return [
+        Row(
+            f"{number:04}",
+            cluster=f"c{number // 2}" if number % 10 < 2 else None,
+            group=f"g{number // 3}",
+            time=f"2026-08-{1 + number % 28:02}T00:00:{number // 28:02}",
+            answer=rng.choice(answers) if number % 10 != 1 else "a",
+        )
+        for number in range(count)
+    ]
+
+
+@pytest.mark.parametrize("strategy", ["time, the newest", "group", "stratified", "random"])
+def test_eighty_ten_ten(strategy: str) -> None:
+    found = [row for row in crowd() if row.cluster is None]
+    if strategy.startswith("time"):  # rows of a group that reaches into the test would be leaks
+        found = [Row(row.id, time=row.time) for row in found]
+    counts = Counter(where(found, STRATEGIES[strategy]).values())
+    assert counts == {"train": 640, "validation": 80, "test": 80}
+
+
+@pytest.mark.parametrize("strategy", ["group", "stratified", "random"])
+def test_shares_are_of_the_rows_that_are_kept(strategy: str) -> None:
+    counts = Counter(where(crowd(), STRATEGIES[strategy]).values())
+    assert counts["near_duplicate"] == 100
+    assert (counts["test"], counts["validation"], counts["train"]) == (90, 90, 720)
+
+
+def test_the_seed_decides_and_nothing_else() -> None:
+    first = where(crowd(), STRATEGIES["random"], 1)
+    assert where(crowd(), STRATEGIES["random"], 1) == first
+    assert where(crowd(), STRATEGIES["random"], 2) != first
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_new_row_moves_few_others(strategy: str) -> None:
+    before = where(crowd(), STRATEGIES[strategy])
+    new = Row("new", group="new", time="2026-08-14", answer="c")
+    after = where([new, *crowd()], STRATEGIES[strategy])
+    assert sum(before[id] != after[id] for id in before) <= 6  # two groups of three
+
+
+def test_stratified_keeps_the_proportions_of_the_classes() -> None:
+    found = [Row(row.id, answer=row.answer) for row in crowd()]
+    place = where(found, STRATEGIES["stratified"])
+    of_all = Counter(row.answer for row in found)
+    for name, share in (("train", 0.8), ("validation", 0.1), ("test", 0.1)):
+        inside = Counter(row.answer for row in found if place[row.id] == name)
+        for answer, count in of_all.items():
+            assert abs(inside[answer] - share * count) <= 1
+    loose = where(found, STRATEGIES["random"])
+    assert Counter(r.answer for r in found if loose[r.id] == "test") != Counter(
+        r.answer for r in found if place[r.id] == "test"
+    )
+
+
+def test_stratified_comes_close_with_whole_units() -> None:
+    place = where(crowd(), STRATEGIES["stratified"])
+    of_all = Counter(row.answer for row in crowd() if place[row.id] in SIDE)
+    inside = Counter(row.answer for row in crowd() if place[row.id] == "test")
+    for answer, count in of_all.items():
+        assert abs(inside[answer] - 0.1 * count) <= 3
+
+
+def test_free_text_answers_are_classes_of_their_own() -> None:
+    found = [Row(str(number), answer=f"answer {number}") for number in range(200)]
+    counts = Counter(where(found, STRATEGIES["stratified"]).values())
+    assert counts == {"train": 160, "validation": 20, "test": 20}
 
 
 def test_the_test_begins_on_a_day() -> None:
-    found = where(
+    planned = Planned(
         [
-            *FILLER,
-            item("before", message(1), time="2026-08-30T23:59:59Z"),
-            item("after", message(2), time="2026-08-31T00:00:00Z"),
-            item("before in UTC", message(3), time="2026-08-31T01:00:00+02:00"),
-            item("never", message(4), time=None),
-            item("pair after", message(5), time="2026-09-01", kind="preference"),
-            item("pair never", message(6), time=None, kind="preference"),
-            item("regression", message(7), time=None, role="regression"),
-        ],
-        section(),
-    )
+            *(Row(f"f{number}") for number in range(20)),
+            Row("before", time="2026-08-30T23:59:59Z"),
+            Row("after", time="2026-08-31T00:00:00Z"),
+            Row("before in UTC", time="2026-08-31T01:00:00+02:00"),
+            Row("never", time=None),
+            Row("pair after", time="2026-09-01", kind="preference"),
+            Row("pair never", time=None, kind="preference"),
+            Row("regression", time=None, role="regression"),
+            Row("general", time=None, role="general"),
+            Row("document", time=None, kind="text"),
+        ]
+    ).split(split("time", test_from="2026-08-31"), 1)
+    found = planned.where()
     assert found["before"] in ("train", "validation")
     assert found["after"] == "test"
     assert found["before in UTC"] in ("train", "validation")
     assert found["never"] == found["pair never"] == "no_time"
     assert found["pair after"] == "in_test_window"
     assert found["regression"] == "regression"
+    assert found["general"] == "train"
+    assert found["document"] == "corpus"
+    assert planned.detail("never") == "has no time, which format.split.strategy time needs"
+    assert planned.detail("pair after") == "is from a time when the test has begun"
+
+
+def test_the_newest_rows_of_one_moment_stay_together() -> None:
+    times = ["2026-08-01"] * 14 + ["2026-08-02"] * 3 + ["2026-08-03"] * 3
+    found = [Row(str(number), time=time) for number, time in enumerate(times)]
+    place = where(found, split("time", test_share=0.2))
+    assert {row.time for row in found if place[row.id] == "test"} == {"2026-08-03"}
+    place = where(found, split("time", test_share=0.25))
+    assert {row.time for row in found if place[row.id] == "test"} == {"2026-08-02", "2026-08-03"}
+    same = [Row(str(number)) for number in range(20)]
+    assert "test" not in where(same, split("time")).values()
 
 
 def test_what_resembles_a_held_out_row_does_not_train() -> None:
-    test, asked = message(1), message(2)
-    items = [
-        *FILLER,
-        item("test", test, time="2026-09-01"),
-        item("leak", near(test)),
-        item("leak of a leak", near(near(test))),
-        item("pair", near(test), kind="preference"),
-        item("regression", asked, role="regression", time=None),
-        item("learned", near(asked)),
-    ]
-    found = where(items, section())
-    assert found["test"] == "test"
-    assert found["regression"] == "regression"
-    leaks = ("leak", "leak of a leak", "pair", "learned")
-    assert {found[name] for name in leaks} == {"leak"}
-    made = splits.plan(items, section(), 1)
-    assert (made.leaks, made.training_rows, made.clusters) == (4, 44, 2)
-    error = made.where[41]
-    assert isinstance(error, RowError)
-    assert error.detail == "nearly the same as s test, which is held out"
+    planned = Planned(
+        [
+            *(Row(f"f{number}") for number in range(20)),
+            Row("test", "x", time="2026-09-01"),
+            Row("leak", "x"),
+            Row("pair", "x", kind="preference"),
+            Row("customer in test", group="g", time="2026-09-01"),
+            Row("customer", group="g"),
+            Row("regression", "y", role="regression", time=None),
+            Row("learned", "y"),
+            Row("tested twice", "y", time="2026-09-01"),
+            Row("benchmark", "z", kind="text", role="benchmark", group="h"),
+            Row("known", "z"),
+            Row("group of a benchmark", group="h"),
+        ]
+    ).split(split("time", test_from="2026-08-31"), 1)
+    found = planned.where()
+    assert found["test"] == found["customer in test"] == "test"
+    assert [name for name, place in found.items() if place == "leak"] == [
+        "leak", "pair", "customer", "learned", "known",
+    ]  # fmt: skip
+    assert found["tested twice"] == "in_regression"
+    assert found["group of a benchmark"] in ("train", "validation")
+    assert planned.detail("leak") == "nearly the same as test, which is held out"
+    assert planned.detail("customer") == (
+        "of the same group as customer in test, which is held out"
+    )
+    assert planned.detail("tested twice") == (
+        "nearly the same as regression, of the regression suite"
+    )
+
+
+def test_a_published_test_is_the_test() -> None:
+    published = [Row(f"t{number}", f"c{number}", role="test", time=None) for number in range(3)]
+    own = [Row(f"f{number}") for number in range(20)]
+    for strategy in ("time", "random", "stratified"):
+        planned = Planned([*own, Row("copy", "c1"), *published])
+        assert splits.hold_out(planned.plan, split(strategy, test_share=None), 1) == (
+            "the rows of role test"
+        )
+        counts = Counter(planned.split(split(strategy, test_share=None), 1).where().values())
+        assert counts == {"train": 18, "validation": 2, "test": 3, "leak": 1}
 
 
 def test_one_row_of_a_cluster_is_kept_the_first_by_time_then_id() -> None:
-    text, late = message(1), message(2)
     found = where(
         [
-            *FILLER,
-            item("c", text, time="2026-07-02"),
-            item("b", near(text), time="2026-07-01T12:00:00"),
-            item("a", near(near(text)), time="2026-07-01T12:00:00Z"),
-            item("pair", near(text), kind="preference"),
-            item("pair again", text, kind="preference", time="2026-08-02"),
-            item("t1", late, time="2026-09-01"),
-            item("t2", near(late), time="2026-09-02"),
+            *(Row(f"f{number}") for number in range(20)),
+            Row("general", "x", time="2026-01-01", role="general"),
+            Row("c", "x", time="2026-07-02"),
+            Row("b", "x", time="2026-07-01T12:00:00"),
+            Row("a", "x", time="2026-07-01T12:00:00Z"),
+            Row("pair", "x", kind="preference"),
+            Row("pair again", "x", kind="preference", time="2026-08-02"),
+            Row("t1", "y", time="2026-09-01"),
+            Row("t2", "y", time="2026-09-02"),
         ],
-        section(),
+        split("time", test_from="2026-08-31"),
     )
     assert found["a"] in ("train", "validation")
-    assert found["b"] == found["c"] == found["pair again"] == "near_duplicate"
-    assert (
-        found["pair"]
-        == {"train": "preferences", "validation": "preferences_validation"}[found["a"]]
-    )
+    assert found["b"] == found["c"] == found["general"] == "near_duplicate"
+    pair = {"train": "preferences", "validation": "preferences_validation"}[found["a"]]
+    assert (found["pair"], found["pair again"]) == (pair, "near_duplicate")
     assert (found["t1"], found["t2"]) == ("test", "near_duplicate")
 
 
-def crowd() -> list[Item]:
-    """500 rows: clusters of one to four, chats and preferences, a few groups."""
-    rng = random.Random(3)
-    items: list[Item] = []
-    for number in range(220):
-        text = message(number)
-        for copy in range(rng.choice((1, 1, 2, 3, 4))):
-            items.append(
-                item(
-                    f"{number}.{copy}",
-                    f"{text} {'x' * copy}",
-                    kind=rng.choice(("chat", "chat", "preference")),
-                    group=f"g{rng.randrange(60)}" if rng.random() < 0.2 else None,
-                    time=None,
-                )
-            )
-    rng.shuffle(items)
-    return items
+def test_a_group_strategy_needs_groups() -> None:
+    planned = Planned(
+        [
+            *(Row(f"f{number}", group=f"g{number}") for number in range(20)),
+            Row("alone"),
+            Row("pair alone", kind="preference"),
+            Row("document", kind="text"),
+            Row("general", role="general"),
+        ]
+    ).split(split("group"), 1)
+    found = planned.where()
+    assert found["alone"] == found["pair alone"] == "no_group"
+    assert (found["document"], found["general"]) == ("corpus", "train")
+    assert planned.detail("alone") == "has no group, which format.split.strategy group needs"
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_a_random_split_never_cuts_a_cluster_or_a_group(seed: int) -> None:
-    items = crowd()
-    settings = section(strategy="random", test_from=None)
-    found = where(items, settings, seed)
-    sides = {
-        "train": "train", "preferences": "train", "validation": "validation",
-        "preferences_validation": "validation", "test": "test", "leak": "test",
-    }  # fmt: skip
-    for key in (lambda row: row.id.split(".")[0], lambda row: row.group):
-        together: dict[str, set[str]] = {}
-        for row in items:
-            if key(row) and found[row.id] != "near_duplicate":
-                together.setdefault(key(row), set()).add(sides[found[row.id]])
-        assert all(len(met) == 1 for met in together.values())
-    chats = [row for row in items if row.kind == "chat"]
-    tested = [row for row in chats if found[row.id] == "test"]
-    copies = [row for row in chats if found[row.id] == "near_duplicate"]
-    assert 0.15 < len(tested) / (len(chats) - len(copies)) < 0.25
+def test_of_groups_that_are_all_too_large_the_smallest_is_taken() -> None:
+    sizes = {"large": 40, "small": 20, "middle": 30, "other": 40}
+    found = [Row(f"{g}{n}", group=g) for g, size in sizes.items() for n in range(size)]
+    place = where(found, split("group"))
+    assert {row.group for row in found if place[row.id] == "test"} == {"small"}
+    assert {row.group for row in found if place[row.id] == "validation"} == {"middle"}
+    one = [Row(str(number), group="g") for number in range(20)]
+    assert set(where(one, split("group")).values()) == {"train"}
 
 
-def test_the_seed_decides_and_nothing_else() -> None:
-    items = crowd()
-    settings = section(strategy="random", test_from=None)
-    first = where(items, settings, 1)
-    assert where(items, settings, 1) == first
-    assert where(items[::-1], settings, 1) == first
-    assert where(items, settings, 2) != first
-
-
-def test_a_new_row_moves_few_others() -> None:
-    items = [item(str(n), message(n)) for n in range(400)]
-    settings = section()
-    before = where(items, settings)
-    after = where([*items, item("new", message(9999))], settings)
-    assert sum(before[id] != after[id] for id in before) <= 2
-
-
-@pytest.mark.parametrize(("rows", "share", "validation"), [(1, 0.1, 0), (2, 0.9, 1), (5, 0.1, 1)])
-def test_small_data_keeps_rows_to_train_on(rows: int, share: float, validation: int) -> None:
-    items = [item(str(n), message(n)) for n in range(rows)]
-    found = list(where(items, section(validation_share=share)).values())
-    assert found.count("validation") == validation
-    assert found.count("train") == rows - validation
-
-
-def test_the_hard_test_is_what_training_resembles_least() -> None:
-    known = [f"{row.text.rsplit(' ', 8)[0]} {message(50 + n, 8)}" for n, row in enumerate(FILLER)]
-    items = [
-        *FILLER,
-        *(item(f"known{n}", known[n], time="2026-09-01") for n in range(6)),
-        item("new1", "a carrier nobody knows", time="2026-09-01"),
-        item("new2", "another lane altogether", time="2026-09-01"),
-    ]
-    made = splits.plan(items, section(), 1)
-    assert {items[index].id for index in made.hard} == {"new1", "new2"}
-    assert made.hard_similarity == 0.0
-
-
-def test_ties_among_the_hardest_are_settled_by_id() -> None:
-    items = [*FILLER, *(item(f"t{n}", f"zz{n}", time="2026-09-01") for n in (3, 1, 4, 2))]
-    made = splits.plan(items, section(), 1)
-    assert {items[index].id for index in made.hard} == {"t1"}
+@pytest.mark.parametrize(("count", "share", "validation"), [(1, 0.1, 0), (2, 0.9, 1), (5, 0.1, 1)])
+def test_small_data_keeps_rows_to_train_on(count: int, share: float, validation: int) -> None:
+    found = [Row(str(number)) for number in range(count)]
+    settings = split("time", test_from="2026-08-31", validation_share=share)
+    places = list(where(found, settings).values())
+    assert places.count("validation") == validation
+    assert places.count("train") == count - validation

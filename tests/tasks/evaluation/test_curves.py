@@ -45,4 +45,4 @@ def test_a_single_step_is_drawn() -> None:
     ],
 )
 def test_ticks_are_round_and_enclose(low: float, high: float, ticks: list[float]) -> None:
-    assert curves.nice_ticks(low, high) == ticks
+    assert curves.nice_ticks(low, high, 4) == ticks

@@ -2,7 +2,7 @@
 
 import math
 
-from tasks.evaluation import gates
+from tasks.evaluation import contamination, gates
 from tasks.evaluation.statistics import Estimate
 
 
@@ -62,6 +62,23 @@ def test_perplexity_is_better_when_lower() -> None:
     assert verdict({"perplexity": 2.0}, perplexity=1.5)["verdict"] == "pass"
     (gate,) = verdict({"perplexity": 2.0}, perplexity=2.5)["gates"]
     assert gate["why"] == "2.5 is above 2"
+
+
+def test_contamination_is_better_when_lower() -> None:
+    found = verdict({"contaminated_share": 0.01}, contaminated_share=0.01)
+    assert found["gates"][0]["why"] == "0.01 is at most 0.01"
+    assert found["contaminated_share"] == {"value": 0.01, "low": 0.0, "high": 1.0}
+    (gate,) = verdict({"contaminated_share": 0.01}, contaminated_share=0.02)["gates"]
+    assert (gate["passed"], gate["why"]) == (False, "0.02 is above 0.01")
+
+
+def test_contamination_that_was_not_judged_fails() -> None:
+    metrics = {**measured(exact_match=1.0), "contaminated_share": contamination.NOT_JUDGED}
+    found = gates.judge("dpo", "test", metrics, {"contaminated_share": 0.1})
+    assert found["gates"][0]["why"] == (
+        "contaminated_share is not measured on test; measured are exact_match"
+    )
+    assert found["contaminated_share"]["value"] is None
 
 
 def test_no_gates_pass() -> None:

@@ -15,7 +15,7 @@ def chat(id: str, source: str = "s.jsonl") -> dict[str, object]:
 
 
 def write(folder: Path, **parts: list[dict[str, object]]) -> Path:
-    for part in rows.PARTS:
+    for part in rows.SPLITS:
         text = "".join(json.dumps(row) + "\n" for row in parts.get(part, []))
         (folder / f"{part}.jsonl").write_text(text)
     return folder
@@ -46,14 +46,9 @@ def test_no_test_rows(tmp_path: Path) -> None:
 
 
 def test_counts(tmp_path: Path) -> None:
-    data = write(tmp_path, train=[chat("1"), chat("2")], test=[chat("3")])
+    data = write(tmp_path, regression=[chat("1"), chat("2")], test=[chat("3")])
     assert rows.counts(data) == {
-        "train": 2,
-        "validation": 0,
         "test": 1,
         "hard_test": 0,
-        "regression": 0,
-        "preferences": 0,
-        "preferences_validation": 0,
-        "corpus": 0,
+        "regression": 2,
     }
