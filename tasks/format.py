@@ -38,10 +38,7 @@ def run(
 ) -> Metrics:
     """Split without leaks, decontaminate, mix, check the chat contract."""
     log_input("validated", data, "formatting")
-    try:
-        tokenizer = chat.load_tokenizer(base)
-    except chat.ChatError as error:
-        raise StageError(str(error)) from None
+    tokenizer = chat.load_tokenizer(base)
     reading = columns.Reading(data, base, settings.max_tokens, settings.split.stratify_by)
     with (
         tempfile.TemporaryFile(dir=out.parent) as scratch,
@@ -70,6 +67,7 @@ def run(
 
     repeated = int((plan.copies - 1)[plan.kept].sum())
     compared = int((plan.side == BENCHMARK).sum())
+    context_alone = answers_left_out(rows, parts)
     rows_out = sum(writer.rows.values()) - writer.rows["hard_test"] - repeated + compared
     account("format", len(rows.columns), rows_out, sum(reasons.values()))
     log.info("rows: %s; rejected: %s", counted(writer.rows), counted(reasons))
@@ -84,6 +82,7 @@ def run(
         "clusters": plan.clusters(),
         "contaminated_share": {part: found["share"] for part, found in left.items()},
         "too_short_to_judge": len(overlap.short),
+        "answers_left_out": context_alone,
         "test": measures.means(parts["test"]),
         "hard_test": measures.means(parts["hard_test"]),
         "tokens": tokens(rows, parts),
@@ -178,6 +177,19 @@ def held_out(rows: Rows, plan: Plan, parts: Mapping[str, Flags]) -> dict[str, Fl
         own = compared & (rows.columns.source == code)
         if own.any():
             found[source] = own
+    return found
+
+
+def answers_left_out(rows: Rows, parts: Mapping[str, Flags]) -> int:
+    """Earlier answers of training rows that are not trained on."""
+    training = parts["train"] | parts["preferences"]
+    found = int(rows.columns.answers_left_out[training].sum())
+    if found:
+        log.warning(
+            "%d earlier answers in training rows are context alone, since the chat template rewrites "
+            "them; to train on them, take a template that keeps history (base.chat_template)",
+            found,
+        )
     return found
 
 

@@ -22,9 +22,10 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from tasks.dataset import ngrams, records
+from tasks.dataset import boilerplate, duplicates, ngrams, records
 from tasks.dataset.lines import BATCH, Lines
 from tasks.dataset.ngrams import Hashes, Ints, WordStore
+from tasks.lineage.console import log
 from tasks.model import chat
 
 if TYPE_CHECKING:
@@ -74,6 +75,8 @@ class Columns:
     """Shape (rows, 2): of the rendered chat, 0; of a preference's chosen and rejected answer."""
     supervised: NDArray[np.int32]
     """Shape (rows, 2): how many of the tokens are trained on."""
+    answers_left_out: NDArray[np.int32]
+    """Earlier answers that are context alone, since the template rewrites them."""
     sources: list[str]
     faults: dict[int, Fault]
     """By row."""
@@ -141,7 +144,7 @@ class Rows:
 
 
 class UserTexts(Sequence[str]):
-    """What the user says in some rows, read when it is asked for."""
+    """What the user says in some rows, without boilerplate, read when it is asked for."""
 
     def __init__(self, rows: Rows, chosen: Ints) -> None:
         self._rows = rows
@@ -156,8 +159,18 @@ class UserTexts(Sequence[str]):
     def __getitem__(self, index: slice) -> list[str]: ...
     def __getitem__(self, index: int | slice) -> str | list[str]:
         if isinstance(index, slice):
-            return [records.user_text(record) for record in self._rows.records(self._chosen[index])]
-        return records.user_text(self._rows.record(int(self._chosen[index])))
+            chosen = self._chosen[index]
+            found = zip(chosen.tolist(), self._rows.records(chosen), strict=True)
+            return [self._own(row, records.user_text(record)) for row, record in found]
+        row = int(self._chosen[index])
+        return self._own(row, records.user_text(self._rows.record(row)))
+
+    def _own(self, row: int, text: str) -> str:
+        head, tail = self._rows.words.left_out(row)
+        if not head and not tail:
+            return text
+        words = duplicates.words(text)
+        return " ".join(words[head : len(words) - tail])
 
     def __iter__(self) -> Iterator[str]:
         for begin in range(0, len(self), BATCH):
@@ -177,9 +190,11 @@ class Renderer:
 
     def render(
         self, kind: int, found: Sequence[Any]
-    ) -> tuple[NDArray[np.int32], NDArray[np.int32], dict[int, Fault]]:
-        """Tokens, supervised tokens, faults. Rows that are only compared with are not rendered."""
+    ) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32], dict[int, Fault]]:
+        """Tokens, supervised tokens, answers left out, faults. Rows that are only compared with are
+        not rendered."""
         tokens, supervised = np.zeros((2, len(found), 2), np.int32)
+        left_out = np.zeros(len(found), np.int32)
         faults: dict[int, Fault] = {}
         where: list[tuple[int, int]] = []
         conversations: list[list[chat.Message]] = []
@@ -196,9 +211,10 @@ class Renderer:
                 continue
             tokens[row, side] = len(one.ids)
             supervised[row, side] = sum(one.mask)
+            left_out[row] = one.answers_left_out  # of the prompt, which both sides share
             if fault := self._fault(one):
                 faults.setdefault(row, fault)
-        return tokens, supervised, faults
+        return tokens, supervised, left_out, faults
 
     def _fault(self, rendered: chat.Rendered) -> Fault | None:
         length = len(rendered.ids)
@@ -256,7 +272,32 @@ def read(
             for part in summarised(tasks):
                 parts.add(part)
                 words.append(part.words, part.counts, part.asked)
-        yield Rows(parts.columns(), files, words, reading.by)
+        found = parts.columns()
+        leave_out_boilerplate(found, words)
+        yield Rows(found, files, words, reading.by)
+
+
+def leave_out_boilerplate(rows: Columns, words: WordStore) -> None:
+    """Do without the words that the user texts of a source, of one kind, all begin or end with. A
+    sample of them is looked at, which the rows' names decide."""
+    asking = np.flatnonzero(rows.kind != TEXT)
+    group = rows.source[asking].astype(np.int64) * len(KINDS) + rows.kind[asking]
+    order = asking[np.lexsort((rows.key[asking], group))]
+    groups, sizes = np.unique(group, return_counts=True)
+    starts = np.cumsum(sizes) - sizes
+    samples = [order[start : start + boilerplate.SAMPLE] for start in starts.tolist()]
+    samples = [sample[: sizes[place]] for place, sample in enumerate(samples)]
+    shared = [boilerplate.find(texts) for texts in words.asked(samples)]
+    for name, found in zip(groups.tolist(), shared, strict=True):
+        if found:
+            log.info(
+                "%s: its texts begin with the same %d words and end with the same %d, which are "
+                "left out where texts are compared",
+                rows.sources[name // len(KINDS)], len(found.beginning), len(found.end),
+            )  # fmt: skip
+    if any(shared):
+        asked = words.blocks(rows.kind != TEXT, asked=True)
+        words.leave_out(*boilerplate.measure(asked, shared, len(rows)))
 
 
 @dataclass(frozen=True)
@@ -273,6 +314,7 @@ class _Part:
     label: Hashes
     tokens: NDArray[np.int32]
     supervised: NDArray[np.int32]
+    answers_left_out: NDArray[np.int32]
     faults: dict[int, Fault]
     words: Hashes
     counts: Ints
@@ -296,7 +338,7 @@ class _Parts:
         self._parts.append(
             Columns(
                 kind, part.role, source, part.time, part.group, part.key, part.label,
-                part.tokens, part.supervised, [], {},
+                part.tokens, part.supervised, part.answers_left_out, [], {},
             )
         )  # fmt: skip
         self._rows += len(part.role)
@@ -317,6 +359,7 @@ class _Parts:
             label=joined("label", np.uint64),
             tokens=joined("tokens", _TOKENS),
             supervised=joined("supervised", _TOKENS),
+            answers_left_out=joined("answers_left_out", np.int32),
             sources=list(self._sources),
             faults=self._faults,
         )
@@ -384,7 +427,7 @@ class _Worker:
         found = self._files[kind].records(begin, end)
         sources: dict[str, int] = {}
         source = [sources.setdefault(record["source"], len(sources)) for record in found]
-        tokens, supervised, faults = self._renderer.render(kind, found)
+        tokens, supervised, left_out, faults = self._renderer.render(kind, found)
         words, counts, asked = _words(found)
         return _Part(
             kind=kind,
@@ -397,6 +440,7 @@ class _Worker:
             label=np.array([_label(record, self._by) for record in found], np.uint64),
             tokens=tokens,
             supervised=supervised,
+            answers_left_out=left_out,
             faults=faults,
             words=words,
             counts=counts,

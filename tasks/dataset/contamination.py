@@ -2,7 +2,7 @@
 
 A training text is contaminated by a held-out one when it has at least a share of its runs of words
 (Brown et al. 2020, GPT-3, appendix C; Chowdhery et al. 2022, PaLM, section 8). A held-out text of
-fewer words than a run has cannot be judged so; near-duplicates cover it.
+fewer words than a run has cannot be judged so; the rule for near-duplicates covers it.
 """
 
 from __future__ import annotations
@@ -63,14 +63,19 @@ class Overlap:
     def shares(
         self, training: Flags, parts: Mapping[str, Flags]
     ) -> dict[str, dict[str, float | None]]:
-        """For each part of the held-out rows, how many are held by one of the training rows."""
+        """For each part of the held-out rows, how many could be judged, and how many of these are
+        held by one of the training rows; the share is None where none could be judged."""
         rows, texts = self._pairs
         bad = self._rows[np.isin(self._text, texts[training[rows]])]
         found: dict[str, dict[str, float | None]] = {}
         for name, part in parts.items():
-            count, held = int(part.sum()), int(part[bad].sum())
-            share = held / count if count else None
-            found[name] = {"rows": count, "contaminated": held, "share": share}
+            judged, held = int(part[self._rows].sum()), int(part[bad].sum())
+            found[name] = {
+                "rows": int(part.sum()),
+                "judged": judged,
+                "contaminated": held,
+                "share": held / judged if judged else None,
+            }
         return found
 
     def _merge_equal(self, run: Hashes, owner: Ints) -> tuple[Hashes, Ints]:

@@ -7,7 +7,7 @@ machine. Two different runs share a hash with a probability of about 1e-19.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import IO
 
@@ -75,6 +75,7 @@ class WordStore:
         self._file = file
         self._counts: list[Ints] = []
         self._asked: list[Ints] = []
+        self._left_out: tuple[NDArray[np.int32], NDArray[np.int32]] | None = None
 
     def append(self, words: Hashes, counts: Ints, asked: Ints) -> None:
         """Add rows: all their words, how many each has, and how many of these are asked."""
@@ -82,13 +83,32 @@ class WordStore:
         self._counts.append(counts)
         self._asked.append(asked)
 
+    def leave_out(self, head: NDArray[np.int32], tail: NDArray[np.int32]) -> None:
+        """From now on do without the first and last words of what is asked, as many as is said for
+        each row."""
+        self._left_out = head, tail
+
+    def left_out(self, row: int) -> tuple[int, int]:
+        """How many words at the beginning and at the end of what a row asks are left out."""
+        if self._left_out is None:
+            return 0, 0
+        head, tail = self._left_out
+        return int(head[row]), int(tail[row])
+
+    def asked(self, samples: Iterable[Ints]) -> Iterator[list[Hashes]]:
+        """What is asked in some rows, a sample at a time."""
+        self._file.flush()
+        counts, asked = _joined(self._counts), _joined(self._asked)
+        starts = np.cumsum(counts) - counts
+        for rows in samples:
+            places = zip(starts[rows].tolist(), asked[rows].tolist(), strict=True)
+            yield [self._read(start, size) for start, size in places]
+
     def blocks(self, rows: Flags, *, asked: bool) -> Iterator[Block]:
         """The words of the flagged rows, in order: only what is asked, or all."""
         self._file.flush()
-        counts = np.concatenate([np.empty(0, np.int64), *self._counts])
-        wanted = np.where(rows, np.concatenate([np.empty(0, np.int64), *self._asked]), 0)
-        if not asked:
-            wanted = np.where(rows, counts, 0)
+        counts, asks = _joined(self._counts), _joined(self._asked)
+        wanted = np.where(rows, asks if asked else counts, 0)
         ends = np.cumsum(counts)
         begin = 0
         while begin < len(counts):
@@ -98,18 +118,28 @@ class WordStore:
             chosen = np.flatnonzero(rows[part])
             if len(chosen):
                 size = int(ends[stop - 1] - before)
-                found = np.fromfile(_at(self._file, int(before) * 8), np.uint64, size)
+                found = self._read(int(before), size)
                 offset = np.arange(size) - np.repeat(
                     ends[part] - counts[part] - before, counts[part]
                 )
-                kept = found[offset < np.repeat(wanted[part], counts[part])]
-                yield Block(chosen + begin, kept, wanted[part][chosen])
+                kept = offset < np.repeat(wanted[part], counts[part])
+                number = wanted[part][chosen]
+                if self._left_out is not None:
+                    head, tail = (side[part] for side in self._left_out)
+                    kept &= offset >= np.repeat(head, counts[part])
+                    ended = np.repeat(asks[part] - tail, counts[part])
+                    kept &= (offset < ended) | (offset >= np.repeat(asks[part], counts[part]))
+                    number = number - head[chosen] - tail[chosen]
+                yield Block(chosen + begin, found[kept], number)
             begin = stop
 
+    def _read(self, start: int, size: int) -> Hashes:
+        self._file.seek(start * 8)
+        return np.fromfile(self._file, np.uint64, size)
 
-def _at(file: IO[bytes], offset: int) -> IO[bytes]:
-    file.seek(offset)
-    return file
+
+def _joined(parts: Sequence[Ints]) -> Ints:
+    return np.concatenate([np.empty(0, np.int64), *parts])
 
 
 class HashSet:

@@ -21,18 +21,19 @@ NOT_JUDGED: Estimate = {"value": None, "low": None, "high": None}
 
 @dataclass(frozen=True)
 class Contamination:
-    """Rows of a split, and how many of them a training row or document still holds; None where
-    that was not judged."""
+    """Rows of a split, how many of them have words enough to be judged, and how many of these a
+    training row or document still holds."""
 
     rows: int
-    contaminated: int | None
+    judged: int
+    contaminated: int
 
     def share(self, confidence: float) -> Estimate:
-        """The contaminated share with Wilson's interval, of all rows of the split, also where
-        fewer are evaluated on."""
-        if self.contaminated is None or not self.rows:
+        """The contaminated share with Wilson's interval, of all rows of the split that could be
+        judged, also where fewer are evaluated on."""
+        if not self.judged:
             return NOT_JUDGED
-        return proportion(self.contaminated, self.rows, confidence)
+        return proportion(self.contaminated, self.judged, confidence)
 
 
 def read(data: Path, rows: Mapping[str, int]) -> dict[str, Contamination]:
@@ -55,7 +56,7 @@ def read(data: Path, rows: Mapping[str, int]) -> dict[str, Contamination]:
         ) from None
     except (ValueError, KeyError, TypeError, AttributeError):
         raise StageError(
-            f"{path} is not {{split: {{rows, contaminated, share}}}}; {remedy}"
+            f"{path} is not {{split: {{rows, judged, contaminated, share}}}}; {remedy}"
         ) from None
     for split, count in rows.items():
         if split not in found:
@@ -68,9 +69,7 @@ def read(data: Path, rows: Mapping[str, int]) -> dict[str, Contamination]:
 
 
 def _of(entry: Mapping[str, Any]) -> Contamination:
-    rows, contaminated, share = entry["rows"], entry["contaminated"], entry["share"]
-    if share is None:
-        return Contamination(int(rows), None)
-    if not 0 <= contaminated <= rows:
-        raise ValueError("more rows are contaminated than there are")
-    return Contamination(int(rows), int(contaminated))
+    rows, judged, contaminated = (int(entry[key]) for key in ("rows", "judged", "contaminated"))
+    if not 0 <= contaminated <= judged <= rows:
+        raise ValueError("more are contaminated than judged, or more judged than there are")
+    return Contamination(rows, judged, contaminated)

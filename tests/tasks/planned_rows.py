@@ -59,6 +59,7 @@ def columns_of(rows: Sequence[Row]) -> Columns:
         label=np.array(hashes, np.uint64),
         tokens=nothing,
         supervised=nothing,
+        answers_left_out=np.zeros(len(rows), np.int32),
         sources=sources,
         faults={},
     )

@@ -42,7 +42,8 @@ def contamination(rows: Mapping[str, int], contaminated: Mapping[str, int]) -> d
     return {
         split: {
             "rows": count,
-            "contaminated": contaminated.get(split),
+            "judged": count if split in contaminated else 0,
+            "contaminated": contaminated.get(split, 0),
             "share": contaminated[split] / count if split in contaminated and count else None,
         }
         for split, count in rows.items()

@@ -247,12 +247,12 @@ def test_contamination_is_measured_when_it_is_gone(mixed: Any) -> None:
     folder, _, metrics, _ = mixed
     written = json.loads((folder / "out" / "contamination.json").read_text(encoding="utf-8"))
     assert written == {
-        "test": {"rows": 4, "contaminated": 0, "share": 0.0},
-        "hard_test": {"rows": 2, "contaminated": 0, "share": 0.0},
-        "regression": {"rows": 2, "contaminated": 0, "share": 0.0},
-        "benchmark.jsonl": {"rows": 2, "contaminated": 0, "share": 0.0},
+        "test": {"rows": 4, "judged": 4, "contaminated": 0, "share": 0.0},
+        "hard_test": {"rows": 2, "judged": 2, "contaminated": 0, "share": 0.0},
+        "regression": {"rows": 2, "judged": 0, "contaminated": 0, "share": None},
+        "benchmark.jsonl": {"rows": 2, "judged": 2, "contaminated": 0, "share": 0.0},
     }
-    assert metrics["contaminated_share"] == dict.fromkeys(written, 0.0)
+    assert metrics["contaminated_share"] == {name: of["share"] for name, of in written.items()}
 
 
 def test_contamination_can_be_only_reported(
@@ -265,11 +265,11 @@ def test_contamination_can_be_only_reported(
     assert "contaminated" not in {reject["reason"] for reject in rejects}
     assert {"leak", "known"} < set(found["corpus"])
     assert metrics["contaminated_share"] == {
-        "test": 0.5, "hard_test": contaminated(found["hard_test"]), "regression": 0.0,
+        "test": 0.5, "hard_test": contaminated(found["hard_test"]), "regression": None,
         "benchmark.jsonl": 0.5,
     }  # fmt: skip
     written = json.loads((tmp_path / "out" / "contamination.json").read_text(encoding="utf-8"))
-    assert written["test"] == {"rows": 4, "contaminated": 2, "share": 0.5}
+    assert written["test"] == {"rows": 4, "judged": 4, "contaminated": 2, "share": 0.5}
 
 
 def contaminated(ids: list[str]) -> float:

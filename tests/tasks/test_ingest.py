@@ -114,7 +114,8 @@ def test_a_reject_says_where_and_why_and_shows_no_personal_data(tmp_path: Path) 
             "id": None,
             "reason": "wrong_type",
             "detail": "column 'text' is a number, not a string",
-            "snippet": '{"id": "1", "at": "2026-07-06T10:00:00Z", "text": 5, "label": "[email] [pho…',
+            "snippet": '{"id": "1", "at": "2026-07-06T10:00:00Z", "text": 5, '
+            '"label": "[email] [phone]"}',
         }
     ]
 

@@ -210,7 +210,7 @@ def test_faults_of_rendering(
 ) -> None:
     renderer = Renderer(chat.load_tokenizer(tiny_model), 10)
     monkeypatch.setattr(chat, "render_many", lambda conversations, _: [one] * len(conversations))
-    _, _, faults = renderer.render(columns.CHAT, [CHATS[0]])
+    _, _, _, faults = renderer.render(columns.CHAT, [CHATS[0]])
     assert faults.get(0) == fault
 
 

@@ -123,12 +123,14 @@ def test_the_share_that_is_left() -> None:
     parts: dict[str, Any] = {
         "test": np.array([True, True, False, False, False]),
         "other": np.array([False, False, True, False, False]),
+        "short": np.array([False, True, False, False, False]),
         "none": np.zeros(5, np.bool_),
     }
     kept, left_out = np.ones(5, np.bool_), np.array([True, True, True, False, True])
     assert overlap.shares(kept, parts) == {
-        "test": {"rows": 2, "contaminated": 1, "share": 0.5},
-        "other": {"rows": 1, "contaminated": 1, "share": 1.0},
-        "none": {"rows": 0, "contaminated": 0, "share": None},
+        "test": {"rows": 2, "judged": 1, "contaminated": 1, "share": 1.0},
+        "other": {"rows": 1, "judged": 1, "contaminated": 1, "share": 1.0},
+        "short": {"rows": 1, "judged": 0, "contaminated": 0, "share": None},
+        "none": {"rows": 0, "judged": 0, "contaminated": 0, "share": None},
     }
-    assert [found["contaminated"] for found in overlap.shares(left_out, parts).values()] == [0] * 3
+    assert [found["contaminated"] for found in overlap.shares(left_out, parts).values()] == [0] * 4

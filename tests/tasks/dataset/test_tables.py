@@ -128,7 +128,7 @@ def test_a_cut_file_is_damaged(content: bytes) -> None:
 
 
 def test_a_footer_of_garbage() -> None:
-    with pytest.raises(StageError, match="a.file: damaged behind row 0"):
+    with pytest.raises(StageError, match=r"a.file: damaged behind row 0"):
         read(FILES["parquet"][:-20] + b"x" * 16 + b"PAR1")
 
 

@@ -8,6 +8,7 @@ import pytest
 from prepared_data import contamination as stated
 
 from tasks.evaluation import contamination
+from tasks.evaluation.statistics import proportion
 from tasks.lineage.stage import StageError
 
 ROWS = {"test": 8, "hard_test": 3, "regression": 0}
@@ -27,6 +28,13 @@ def test_shares_have_an_interval(tmp_path: Path) -> None:
     assert found["mmlu.jsonl"].share(0.95)["value"] == 0.0
 
 
+def test_the_share_is_of_what_could_be_judged(tmp_path: Path) -> None:
+    entry = {"rows": 8, "judged": 4, "contaminated": 1, "share": 0.25}
+    found = contamination.read(write(tmp_path, {"test": entry}), {"test": 8})["test"]
+    assert found == contamination.Contamination(rows=8, judged=4, contaminated=1)
+    assert found.share(0.95) == proportion(1, 4, 0.95)
+
+
 def test_what_was_not_judged_has_no_value(tmp_path: Path) -> None:
     found = contamination.read(write(tmp_path, stated(ROWS, {"test": 2})), ROWS)
     assert found["hard_test"].share(0.95) == {"value": None, "low": None, "high": None}
@@ -38,10 +46,11 @@ def test_what_was_not_judged_has_no_value(tmp_path: Path) -> None:
     [
         (stated({"test": 8, "hard_test": 3}, {}), "says nothing of regression; "),
         (stated({**ROWS, "test": 9}, {}), "speaks of 9 rows in test, which has 8; "),
-        ("{", r"is not {split: {rows, contaminated, share}}; "),
-        ("[]", r"is not {split: {rows, contaminated, share}}; "),
-        ({"test": {"rows": 8}}, r"is not {split: {rows, contaminated, share}}; "),
-        ({"test": {"rows": 8, "contaminated": 9, "share": 1.1}}, "is not {split: "),
+        ("{", r"is not {split: {rows, judged, contaminated, share}}; "),
+        ("[]", r"is not {split: {rows, judged, contaminated, share}}; "),
+        ({"test": {"rows": 8}}, r"is not {split: {rows, judged, contaminated, share}}; "),
+        ({"test": {"rows": 8, "judged": 9, "contaminated": 0, "share": 0.0}}, "is not {split: "),
+        ({"test": {"rows": 8, "judged": 7, "contaminated": 8, "share": 1.1}}, "is not {split: "),
     ],
 )
 def test_stale_data(tmp_path: Path, content: Any, said: str) -> None:

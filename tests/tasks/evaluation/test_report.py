@@ -64,7 +64,7 @@ def write(folder: Path, content: dict[str, Any]) -> str:
 
     sizes = {split: sum(row.is_in(split) for row in rows) for split in SPLITS}
     contaminated = {
-        name: contamination.Contamination(entry["rows"], entry["contaminated"])
+        name: contamination.Contamination(entry["rows"], entry["judged"], entry["contaminated"])
         for name, entry in stated({**sizes, "mmlu.jsonl": 60}, content["contaminated"]).items()
     }
     measured = {
@@ -141,7 +141,7 @@ def test_what_it_tells(tmp_path: Path, content: dict[str, Any]) -> None:
     assert "hard_test , 5 rows; 0 of them (0.0%) stand" in text
     assert "regression , 3 rows; whether they stand in the training data was not judged" in text
     assert "contaminated_share not judged not judged not judged not judged" in text
-    assert "mmlu.jsonl 60 0.050" in text
+    assert "mmlu.jsonl 60 60 0.050" in text
     assert "base → cpt 0 0 1.000" in text
     assert "sft → dpo 0 19 < 0.001" in text
     assert "Accuracy by category category Rows sft dpo a 10" in text
