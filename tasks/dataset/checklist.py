@@ -168,7 +168,7 @@ def clusters(texts: Sequence[str]) -> float | None:
     if not texts:
         return None
     partition = duplicates.clusters(texts, NEAR_DUPLICATES, SEED)
-    return len(np.unique(np.array(partition.names()))) / len(texts)
+    return len(np.unique(partition.labels())) / len(texts)
 
 
 def length(texts: Sequence[str], base: Path) -> float | None:
