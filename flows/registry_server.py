@@ -40,6 +40,8 @@ from tasks.lineage.stage import FAULT, StageError
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 START_SECONDS = 180.0
 STOP_SECONDS = 10.0
+PASSWORD_SECONDS = 10
+"""How long the server remembers that a password was right; so long a removed user is still known."""
 
 _SETTINGS = {
     "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
@@ -272,6 +274,8 @@ def _auth_settings(database: str) -> str:
         f"database_uri = {address}\n"
         f"admin_username = {ADMIN}\n"
         "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\n"
+        # MLflow checks a password several times a request, and each check takes a processor's time
+        f"auth_cache_ttl_seconds = {PASSWORD_SECONDS}\n"
     )
 
 

@@ -427,9 +427,9 @@ def _keep(client: MlflowClient, run_id: str, entry: Mapping[str, Any]) -> int:
     """Add an answer to those that there are. Returns how many that makes."""
     entries: list[Any] = []
     with tempfile.TemporaryDirectory(prefix="tunetrail-") as folder:
-        path = Path(folder) / review.REPRODUCTION
-        if review.REPRODUCTION in [file.path for file in client.list_artifacts(run_id)]:
-            path = Path(client.download_artifacts(run_id, review.REPRODUCTION, folder))
+        path = Path(folder) / evidence.REPRODUCTION
+        if evidence.REPRODUCTION in [file.path for file in client.list_artifacts(run_id)]:
+            path = Path(client.download_artifacts(run_id, evidence.REPRODUCTION, folder))
             entries = json.loads(path.read_text(encoding="utf-8"))
         entries.append(seal.sealed(review.PURPOSE, entry, signing.signing_key()))
         path.write_text(json.dumps(entries, indent=2, ensure_ascii=False), encoding="utf-8")

@@ -46,6 +46,10 @@ MODEL = "model"
 SERVED = "artifacts/{}"
 """Where below MODEL the folder lies that answers: `onnx`, or `merged`."""
 
+REPRODUCTION = "reproduction.json"
+"""The artifact in which `tunetrail reproduce` keeps its answers, oldest first.  They come after the
+signature and carry their own seal, so they are not among the files of the version."""
+
 DATASET_TAG = "tunetrail.sha256"
 """Of a run's dataset input; MLflow's own digest has too few characters for a sha256."""
 
@@ -136,6 +140,7 @@ def collect(client: MlflowClient, version: Any, folder: Path) -> Evidence:
 
     run = client.get_run(version.run_id)
     files = _files(run.info.artifact_uri, folder / "run")
+    files.pop(REPRODUCTION, None)
     try:
         model = client.get_model_version_download_uri(version.name, str(version.version))
         served = _files(model, folder / MODEL)

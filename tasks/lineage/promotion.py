@@ -406,7 +406,7 @@ def _unproven(
     answers = review.reproductions(client, found)
     if kept["reproduction"] not in map(hashes.sha256_json, answers):
         reasons.append(
-            f"the answer of reproduce on which it was promoted is not in {review.REPRODUCTION} any "
+            f"the answer of reproduce on which it was promoted is not in {evidence.REPRODUCTION} any "
             "more"
         )
     return reasons

@@ -7,7 +7,7 @@ import tempfile
 import unicodedata
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 CANDIDATES = "-candidates"
-REPRODUCTION = "reproduction.json"
-"""The artifact in which `tunetrail reproduce` keeps its answers, oldest first."""
 PURPOSE = "reproduction"
 """For what its answers are sealed."""
 
@@ -162,19 +160,16 @@ def _is_signed(report: Report) -> bool:
 
 @contextmanager
 def read(client: MlflowClient, version: Any) -> Iterator[Evidence]:
-    """A version's files. The answers of `tunetrail reproduce` come after the signature, and carry
-    their own."""
+    """A version's files, while they are needed."""
     with tempfile.TemporaryDirectory(prefix="tunetrail-") as folder:
-        found = evidence.collect(client, version, Path(folder))
-        files = {name: path for name, path in found.files.items() if name != REPRODUCTION}
-        yield replace(found, files=files)
+        yield evidence.collect(client, version, Path(folder))
 
 
 def reproductions(client: MlflowClient, version: Any) -> list[dict[str, Any]]:
     """The answers of `tunetrail reproduce`, oldest first; none when they cannot be read."""
     with tempfile.TemporaryDirectory(prefix="tunetrail-") as folder:
         try:
-            path = client.download_artifacts(version.run_id, REPRODUCTION, folder)
+            path = client.download_artifacts(version.run_id, evidence.REPRODUCTION, folder)
             answers = json.loads(Path(path).read_text(encoding="utf-8"))
         except Exception:  # what a store raises depends on its kind, and anyone can write there
             return []

@@ -16,7 +16,8 @@ from flows.cli import DONE, FAULT, GATE, MISUSE, app
 from flows.promote import PromotionDecision
 from flows.reproduce import Reproduction
 from tasks.lineage import machine
-from tasks.lineage.review import REPRODUCTION, Refused
+from tasks.lineage.evidence import REPRODUCTION
+from tasks.lineage.review import Refused
 
 pytest_plugins = ("work_trees", "promotable")
 

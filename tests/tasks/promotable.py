@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tasks.lineage import audit, promotion, review, seal, signing, store
+from tasks.lineage import audit, evidence, promotion, review, seal, signing, store
 from tasks.lineage.promotion import Promotion
 from tasks.params import Promote
 
@@ -82,7 +82,7 @@ class Team:
     def keep(self, reference: str, answer: dict[str, Any]) -> None:
         version = self.version(reference)
         answers = [*review.reproductions(self.client, version), answer]
-        self.client.log_text(version.run_id, json.dumps(answers), review.REPRODUCTION)
+        self.client.log_text(version.run_id, json.dumps(answers), evidence.REPRODUCTION)
 
     def promote(self, reference: str, **other: Any) -> Promotion:
         self.pass_time()

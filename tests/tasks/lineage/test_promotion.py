@@ -101,7 +101,7 @@ def test_the_champion_answers_and_only_while_its_evidence_holds(serving_team) ->
     assert list(answers.columns) == ["answer"]
     promotion.load_champion(NAME)  # nothing was written where it lies
 
-    answer = uploaded(team, reference, review.REPRODUCTION)
+    answer = uploaded(team, reference, evidence.REPRODUCTION)
     kept = answer.read_text()
     answer.write_text("[]")
     with pytest.raises(GateError, match=r"on which it was promoted is not in reproduction\.json"):
@@ -157,13 +157,15 @@ class TestRefusals:
 
     def test_what_was_never_reproduced(self, team) -> None:
         reference = team.candidate()
-        uploaded(team, reference, review.REPRODUCTION).unlink()
+        uploaded(team, reference, evidence.REPRODUCTION).unlink()
         for tag, value in (("reproduced", "identical"), ("reproduced.at", team.now())):
             team.client.set_model_version_tag(f"{NAME}-candidates", "1", tag, value)
         assert refused(team, reference) == [
             f"nobody has reproduced it; `tunetrail reproduce {reference}`"
         ]
-        uploaded(team, reference, "verdict.json").with_name(review.REPRODUCTION).write_text('[{"a')
+        uploaded(team, reference, "verdict.json").with_name(evidence.REPRODUCTION).write_text(
+            '[{"a'
+        )
         assert refused(team, reference)[0].startswith("nobody has reproduced it")
 
     def test_an_answer_that_someone_wrote_by_hand(self, team) -> None:
