@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -13,6 +14,10 @@ import typer
 
 DONE, GATE, MISUSE, FAULT = 0, 1, 2, 3
 """Exit codes, as of the stages."""
+
+TOLERANCE = 1.0e-3
+"""Within which a rebuilt version is called equivalent: a tenth of a percentage point of a score, and
+less than a rounding step of bfloat16 for a weight of one half."""
 
 app = typer.Typer(
     help="Fine-tune a language model so that each version can be rebuilt, bit for bit.",
@@ -154,6 +159,325 @@ def sync() -> None:
         print(f"The candidate is version {version.number} of {version.model}.")
 
 
+@app.command()
+def verify(
+    version: Annotated[
+        str, typer.Argument(help="NAME@VERSION or NAME@ALIAS, as in shipments-candidates@1.")
+    ],
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the findings as JSON, for a program to read.")
+    ] = False,
+) -> None:
+    """Check signature, files and evidence of a registered version; nothing is run."""
+    import dataclasses
+    import json
+
+    from tasks.lineage import evidence
+    from tasks.lineage import verify as verification
+    from tasks.lineage.stage import StageError
+    from tasks.lineage.store import Unreachable
+
+    try:
+        report = verification.verify(*evidence.parse(version))
+    except Unreachable as error:
+        _stop(f"{error}; start it, or name another in MLFLOW_TRACKING_URI", FAULT)
+    except StageError as error:
+        _stop(str(error), error.exit_code)
+    if as_json:
+        print(json.dumps({"holds": report.holds, **dataclasses.asdict(report)}, indent=2))
+    else:
+        for finding in report.findings:
+            outcome = "holds" if finding.holds else "FAILS"
+            print(f"{finding.check:<10}  {outcome}  {finding.why}")
+        print(
+            f"{report.model}@{report.number} is what was signed, and says what its files say."
+            if report.holds
+            else f"{report.model}@{report.number} is not proven: {len(report.failed)} of "
+            f"{len(report.findings)} checks fail. Do not serve it; register it anew from its sources."
+        )
+    if not report.holds:
+        raise typer.Exit(GATE)
+
+
+@app.command()
+def reproduce(
+    version: Annotated[str, typer.Argument(metavar="NAME@VERSION", help="A registered version.")],
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Keep the folder in which it was built.")
+    ] = False,
+    folder: Annotated[
+        Path | None, typer.Option(help="Build here, and keep it; a temporary folder otherwise.")
+    ] = None,
+    any_environment: Annotated[
+        bool, typer.Option("--any-environment", help="Though packages are not as locked.")
+    ] = False,
+    tolerance: Annotated[
+        float, typer.Option(min=0, help="Largest difference of a weight or metric, if not equal.")
+    ] = TOLERANCE,
+) -> None:
+    """Build a version anew from its record, compare, and note the answer on it."""
+    from flows import reproduce as reproduction
+    from tasks.lineage.stage import StageError
+    from tasks.lineage.store import Unreachable
+
+    place = folder.absolute() if folder else None
+    try:
+        done = reproduction.reproduce(version, keep, place, any_environment, tolerance, print)
+    except Unreachable as error:
+        _stop(f"{error}; start it, or set MLFLOW_TRACKING_URI", FAULT)
+    except StageError as error:
+        _stop(str(error), error.exit_code)
+    print(f"{version} is {done.answer}", *done.lines(), sep="\n")
+    raise typer.Exit(done.exit_code)
+
+
+@app.command()
+def promote(
+    candidate: Annotated[
+        str,
+        typer.Argument(metavar="NAME-candidates@VERSION", help="A registered candidate."),
+    ],
+    comment: Annotated[str, typer.Option(help="Why, for the audit record.")] = "",
+    reviewer: Annotated[
+        str | None, typer.Option(help="Who reviewed it; git's user.email otherwise.")
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask; the evidence is seen.")] = False,
+) -> None:
+    """Make a candidate the champion, if its evidence holds and its reviewer is not its author."""
+    from tasks.lineage import git, promotion
+    from tasks.params import load
+
+    who = reviewer or git.author() or ""
+    with _told():
+        settings = load(Path("params.yaml")).promote
+        case, objections = promotion.examine(candidate, who, settings)
+        print(f"{case.reference}, to be promoted to {case.champion_model} by {who}:")
+        print(*(f"  {line}" for line in case.lines()), sep="\n")
+        if not (yes or objections or typer.confirm("Promote it?")):
+            _stop("Nothing was changed.", GATE)
+        print(promotion.promote(case.reference, who, comment, settings).line)
+    print(f"Next: `tunetrail audit {case.champion_model}` shows who promoted what")
+
+
+@app.command()
+def rollback(
+    name: Annotated[str, typer.Argument(help="A registered model with a champion.")],
+    comment: Annotated[str, typer.Option(help="Why, for the audit record.")],
+    to: Annotated[
+        int | None, typer.Option(help="A version that was champion; the previous one otherwise.")
+    ] = None,
+    reviewer: Annotated[
+        str | None, typer.Option(help="Who decided it; git's user.email otherwise.")
+    ] = None,
+) -> None:
+    """Make an earlier champion the champion again."""
+    from tasks.lineage import git, promotion
+
+    with _told():
+        print(promotion.rollback(name, to, reviewer or git.author() or "", comment).line)
+    print(f"Next: `tunetrail audit {name}` shows who decided what")
+
+
+@app.command()
+def audit(
+    name: Annotated[str, typer.Argument(help="A registered model with a champion.")],
+) -> None:
+    """Show who made what the champion, when and why, and whether that record holds."""
+    from tasks.lineage import audit, store
+
+    with _told():
+        record = audit.read(store.connect(), name, Path())
+    for entry in record.entries:
+        print(entry.line)
+    if record.problems:
+        _stop("\n".join(["The record does not hold:", *record.problems]), GATE)
+    if record.champion is None:
+        print(f"{name} has no champion yet. Next: `tunetrail promote {name}-candidates@VERSION`")
+    else:
+        print(f"The record holds; version {record.champion.version} is the champion.")
+
+
+@app.command()
+def lineage(
+    what: Annotated[
+        str,
+        typer.Argument(
+            metavar="HASH", help="The beginning of a hash of data, adapter or model; NAME@VERSION."
+        ),
+    ],
+    code: Annotated[bool, typer.Option("--code", help="Show the code that was used, too.")] = False,
+    svg: Annotated[Path | None, typer.Option(help="Draw it into this file instead.")] = None,
+) -> None:
+    """Show what something was made from, and everything that was made from it."""
+    from flows import lineage
+    from tasks.lineage.stage import StageError
+
+    try:
+        if svg is None:
+            print(lineage.show(what, code))
+        else:
+            svg.write_text(lineage.draw(what), encoding="utf-8")
+            print(f"drawn: open {svg}")
+    except StageError as error:
+        _stop(str(error), error.exit_code)
+
+
+@app.command()
+def doctor() -> None:
+    """Find what is wrong with the cache, the remotes, MLflow or this machine; change nothing."""
+    from flows import doctor as examination
+
+    found = examination.examine(print)
+    if not found:
+        print("All is well.")
+        return
+    print("1 finding:" if len(found) == 1 else f"{len(found)} findings:")
+    for finding in found:
+        print(f"  {finding}")
+    raise typer.Exit(GATE)
+
+
+@app.command()
+def gc(
+    yes: Annotated[bool, typer.Option("--yes", help="Remove it.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only show what would go, as without --yes.")
+    ] = False,
+) -> None:
+    """Make room: show, or remove, what no registered version and no branch needs."""
+    from flows import gc as collection
+    from tasks.lineage.stage import StageError
+    from tasks.lineage.store import Unreachable
+
+    try:
+        waste = collection.find()
+        print(*waste.lines(), sep="\n")
+        if dry_run or not yes:
+            print("Nothing was removed. Next: `tunetrail gc --yes`")
+            return
+        collection.remove(waste)
+    except Unreachable as error:
+        _stop(f"{error}; it alone knows what registered versions need, so nothing goes", FAULT)
+    except StageError as error:
+        _stop(str(error), error.exit_code)
+    print("Removed.")
+    if waste.by_hand:
+        print(f"The runs go where MLflow's database is: `{waste.by_hand}`")
+
+
+server_app = typer.Typer(help="Serve a team's MLflow, with accounts and roles.")
+user_app = typer.Typer(help="Who may use the server.", no_args_is_help=True)
+app.add_typer(server_app, name="server")
+server_app.add_typer(user_app, name="user")
+
+ServerFolder = Annotated[
+    Path | None,
+    typer.Option("--folder", help="Of the server; ~/.local/share/tunetrail/server otherwise."),
+]
+
+
+@server_app.callback(invoke_without_command=True)
+def server(
+    context: typer.Context,
+    backend_store: Annotated[
+        str | None,
+        typer.Option(
+            help="postgresql://USER@HOST/DATABASE or sqlite:////PATH. MLFLOW_BACKEND_STORE_URI, what "
+            "it was last time, or a file in the folder otherwise."
+        ),
+    ] = None,
+    artifacts: Annotated[
+        str | None, typer.Option(help="Where models are kept; in the folder otherwise.")
+    ] = None,
+    host: Annotated[
+        str, typer.Option(help="Listen here; other machines cannot reach 127.0.0.1.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 5000,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that answer.")] = 2,
+    folder: ServerFolder = None,
+) -> None:
+    """Serve a team's MLflow, with accounts and roles, until Ctrl-C."""
+    if context.invoked_subcommand is not None:
+        return
+    from flows import registry_server
+    from tasks.params import load
+
+    if backend_store and registry_server.has_password(backend_store):
+        _stop(
+            "everyone on this machine can read a password on a command line; put the address into "
+            "MLFLOW_BACKEND_STORE_URI, or the password into ~/.pgpass",
+            MISUSE,
+        )
+    with _told():
+        name = load(Path("params.yaml")).register_.name
+        home = registry_server.Home(folder or registry_server.default_folder())
+        named = backend_store or os.environ.get("MLFLOW_BACKEND_STORE_URI")
+        database = registry_server.choose_database(home, named)
+        place = artifacts or str(home.artifacts)
+        registry_server.serve(home, database, place, host, port, workers, name, print)
+
+
+@user_app.command("add")
+def add_user(
+    name: str,
+    role: Annotated[str, typer.Option(help="trainer or reviewer")],
+    password_file: Annotated[
+        Path | None,
+        typer.Option(help="Whose first line is the password; asked for otherwise."),
+    ] = None,
+    folder: ServerFolder = None,
+) -> None:
+    """Let somebody in as trainer or reviewer; of a user that is known, change password and role."""
+    from flows import registry_access, registry_server
+
+    if role not in registry_access.ROLES:
+        _stop(f"{role} is no role; --role takes {' or '.join(registry_access.ROLES)}", MISUSE)
+    with _told():
+        home = registry_server.Home(folder or registry_server.default_folder())
+        database = home.database()
+        created = registry_access.add_user(database, name, _password(name, password_file), role)
+    print(f"{name} is now a {role}" + ("." if created else ", with a new password."))
+    print(f"Next: {name} sets MLFLOW_TRACKING_URI, MLFLOW_TRACKING_USERNAME and _PASSWORD")
+
+
+@user_app.command("remove")
+def remove_user(name: str, folder: ServerFolder = None) -> None:
+    """Let somebody in no more."""
+    from flows import registry_access, registry_server
+
+    with _told():
+        home = registry_server.Home(folder or registry_server.default_folder())
+        registry_access.remove_user(home.database(), name)
+    print(f"{name} is no user any more.")
+
+
+@user_app.command("list")
+def list_users(folder: ServerFolder = None) -> None:
+    """Show who may use the server, and as what."""
+    from flows import registry_access, registry_server
+
+    with _told():
+        home = registry_server.Home(folder or registry_server.default_folder())
+        roles = registry_access.users(home.database())
+    for name, role in sorted(roles.items()):
+        print(f"{name:<20}  {role}")
+    if not roles:
+        print("Nobody yet. Next: `tunetrail server user add NAME --role trainer`")
+
+
+def _password(name: str, file: Path | None) -> str:
+    """From a file, from TUNETRAIL_USER_PASSWORD, or asked for twice."""
+    if file is not None:
+        try:
+            lines = file.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            _stop(f"{file} cannot be read: {error}", MISUSE)
+        return lines[0] if lines else ""
+    if password := os.environ.get("TUNETRAIL_USER_PASSWORD"):
+        return password
+    return str(typer.prompt(f"Password of {name}", hide_input=True, confirmation_prompt=True))
+
+
 def _refuse_faults() -> None:
     from flows import preflight
 
@@ -176,6 +500,23 @@ def _show_results() -> bool:
         _stop(str(error), MISUSE)
     result.show(Console() if sys.stdout.isatty() else Console(width=results.WIDE))
     return result.passed
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Stop at what the registry or its rooms object to, with its words and exit code."""
+    from tasks.lineage.stage import StageError
+    from tasks.lineage.store import Unreachable
+    from tasks.params import ParamsError
+
+    try:
+        yield
+    except Unreachable as error:
+        _stop(f"{error}; start it, or name another in MLFLOW_TRACKING_URI", FAULT)
+    except ParamsError as error:
+        _stop(str(error), MISUSE)
+    except StageError as error:
+        _stop(str(error), error.exit_code)
 
 
 def _stop(message: str, code: int) -> NoReturn:

@@ -224,6 +224,13 @@ class Evaluate(Section):
 
 class Register(Section):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+    require_clean: bool
+    max_changes_bytes: Count
+
+
+class Promote(Section):
+    reproduced: Literal["identical", "equivalent"]
+    votes: Annotated[int, Field(ge=0)]
 
 
 class Params(Section):
@@ -238,6 +245,7 @@ class Params(Section):
     merge: Merge
     evaluate: Evaluate
     register_: Annotated[Register, Field(alias="register")]
+    promote: Promote
 
     def each(self) -> dict[str, Section]:
         """Every section, by its name in params.yaml."""

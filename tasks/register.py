@@ -7,8 +7,9 @@ from pathlib import Path
 
 from tasks.lineage import provenance, registry, stage, store
 from tasks.lineage.console import log
-from tasks.lineage.registry import Candidate, Version
+from tasks.lineage.registry import Version
 from tasks.lineage.stage import Metrics, Out
+from tasks.lineage.submission import Candidate
 from tasks.params import Register, load
 
 ENVIRONMENT_LOCK = Path("requirements.lock")
@@ -18,6 +19,8 @@ PENDING = stage.STATE / "pending" / "register.json"
 
 def run(
     records: Path,
+    sft: Path,
+    dpo: Path,
     merged: Path,
     onnx: Path,
     data: Path,
@@ -32,15 +35,16 @@ def run(
         provenance.read_records(records),
         environment_lock=ENVIRONMENT_LOCK,
         contract=data / "contract.json",
-        merged=merged,
-        onnx=onnx,
+        models=[sft, dpo, merged, onnx],
         evidence=[data, report, verdict, metrics],
     )
     provenance.write(document, out)
     candidate = Candidate(
-        name=register.name,
+        settings=register,
         provenance=out,
         environment_lock=ENVIRONMENT_LOCK,
+        sft=sft,
+        dpo=dpo,
         merged=merged,
         onnx=onnx,
         data=data,
@@ -73,10 +77,10 @@ def sync() -> tuple[Version | None, list[str]]:
     paths = stage.arguments(run)
     if not paths["out"].exists():
         return registry.sync(None)
-    name = load(Path("params.yaml")).register_.name
+    settings = load(Path("params.yaml")).register_
     paths["provenance"] = paths.pop("out")
     del paths["records"]
-    candidate = Candidate(name=name, environment_lock=ENVIRONMENT_LOCK, **paths)
+    candidate = Candidate(settings=settings, environment_lock=ENVIRONMENT_LOCK, **paths)
     done = registry.sync(candidate)
     PENDING.unlink(missing_ok=True)
     return done

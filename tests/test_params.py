@@ -68,6 +68,7 @@ def test_what_is_shipped_loads(params: Params) -> None:
         "merge",
         "evaluate",
         "register",
+        "promote",
     ]
 
 
@@ -248,7 +249,8 @@ def test_a_missing_key_is_told_at_its_section(
 def test_a_section_without_keys(
     faults: Callable[..., list[str]], line_of: Callable[[str], int]
 ) -> None:
-    assert faults(("  name: shipments", "  # name: shipments")) == [
+    keys = ("name: shipments", "require_clean:", "max_changes_bytes:")
+    assert faults(*((f"  {key}", f"  # {key}") for key in keys)) == [
         "1 fault in params.yaml:",
         f"params.yaml:{line_of('register:')}: register: is None, must be a mapping of keys to values",
     ]

@@ -14,6 +14,7 @@ import contextlib
 import fcntl
 import json
 import os
+import platform
 import posixpath
 import re
 import select
@@ -26,9 +27,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from filelock import FileLock, Timeout
 
-from tasks.lineage import console, store
+from tasks.lineage import console, process, store, whole
 from tasks.lineage.console import log
-from tasks.lineage.tracking import artifacts_of
+from tasks.lineage.tracking import HOST_TAG, PROCESS_TAG, artifacts_of
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -80,7 +81,9 @@ class Courier:
         self._client: MlflowClient | None = None
 
     def round(self, wait_seconds: float) -> list[str]:
-        """Deliver what lies in the folder now, unless another courier does.
+        """Deliver what lies in the folder now, unless another courier does.  A round that waits for
+        the other, a stage's last and that of `tunetrail sync`, also closes the runs of processes that
+        are gone and left no spool.
 
         Returns:
             What could not be delivered, a line each with place and remedy.
@@ -88,7 +91,10 @@ class Courier:
         self.folder.mkdir(parents=True, exist_ok=True)
         try:
             with FileLock(self.folder / ".lock", timeout=wait_seconds):
-                return self._deliver_all()
+                problems = self._deliver_all()
+                if wait_seconds and not problems:
+                    problems = self._close_abandoned()
+                return problems
         except Timeout:
             return []  # its round, or the next one, sends ours too
 
@@ -110,16 +116,53 @@ class Courier:
                 problems.append(f"MLflow refuses {path.name}: {store.brief(error)}; {_waits(path)}")
         return problems
 
+    def _close_abandoned(self) -> list[str]:
+        try:
+            self._client = self._client or store.connect()
+            for run in abandoned(self._client):
+                if not (self.folder / f"{run.data.tags[SPOOL_TAG]}.jsonl").exists():
+                    self._client.set_terminated(run.info.run_id, status="KILLED")
+        except store.Unreachable as error:
+            return [str(error)]
+        except Exception as error:
+            self._client = None
+            return [
+                f"MLflow cannot close the runs of processes that are gone: {store.brief(error)}"
+            ]
+        return []
+
+
+def abandoned(client: MlflowClient) -> list[Any]:
+    """The runs that MLflow calls RUNNING, of processes of this machine that are gone."""
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    running = client.search_runs(
+        experiments,
+        f"attributes.status = 'RUNNING' and tags.`{HOST_TAG}` = '{platform.node()}'",
+    )
+    return [run for run in running if not process.is_running(run.data.tags[PROCESS_TAG])]
+
 
 def _waits(path: Path) -> str:
     return f"the run waits in {path}; the next stage or `tunetrail sync` sends it"
 
 
 def _remove_orphans(folder: Path) -> None:
-    """What a courier that was killed while it cleaned up left."""
+    """What a courier that was killed while it wrote or cleaned up left."""
+    for part in folder.glob(".*.partial"):
+        part.unlink()
     for files in folder.glob("*.files"):
         if not files.with_suffix(".jsonl").exists():
             shutil.rmtree(files)
+
+
+def is_ended(spool: Path) -> bool:
+    """Whether the stage that wrote a spool file is done with it, or gone."""
+    with spool.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+    return True
 
 
 @dataclass
@@ -158,12 +201,7 @@ class _SpoolFile:
             self._finish(client, note.run_id, last.get("status", "KILLED"), last["time"])
 
     def _writer_is_gone(self) -> bool:
-        with self.path.open("rb") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return False
-        return True
+        return is_ended(self.path)
 
     def _start(self) -> Event | None:
         with self.path.open("rb") as file:
@@ -196,9 +234,7 @@ class _SpoolFile:
         return _Note(None, 0)
 
     def _write_note(self, note: _Note) -> None:
-        partial = self._note.with_suffix(".sent.partial")
-        partial.write_text(json.dumps(asdict(note)), encoding="utf-8")
-        partial.replace(self._note)
+        whole.write_text(self._note, json.dumps(asdict(note)))
 
 
 def _has_run(client: MlflowClient, run_id: str) -> bool:

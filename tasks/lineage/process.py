@@ -48,6 +48,7 @@ def only_writer(stage: str, folder: Path, wait_seconds: float = 5.0) -> Iterator
         owner.write_text(str(os.getpid()))
         yield
     finally:
+        owner.unlink(missing_ok=True)  # one that stays tells of a writer that was killed
         lock.release()
 
 
@@ -88,6 +89,21 @@ def _starters() -> list[psutil.Process]:
                 break
             process = parent
     return chain
+
+
+def name() -> str:
+    """This process, as no other on this machine was ever called: its number and when it began."""
+    return f"{os.getpid()}@{psutil.Process().create_time():.0f}"
+
+
+def is_running(name: str) -> bool:
+    """Whether the process that `name` once gave still runs on this machine."""
+    number, _, began = name.partition("@")
+    try:
+        process = psutil.Process(int(number))
+        return _lives(process) and f"{process.create_time():.0f}" == began
+    except psutil.NoSuchProcess:
+        return False
 
 
 class Terminated(BaseException):

@@ -30,8 +30,7 @@ def build(
     records: Sequence[Record],
     environment_lock: Path,
     contract: Path,
-    merged: Path,
-    onnx: Path,
+    models: Sequence[Path],
     evidence: Sequence[Path],
 ) -> dict[str, Any]:
     """Join the records of the stages that made a model.
@@ -40,17 +39,17 @@ def build(
         records: a record of a stage that neither model nor evidence depends on is left out.
         environment_lock: the file that pins every package.
         contract: the chat contract that `format` wrote.
-        merged: the model, in Hugging Face format.
-        onnx: the same model as it is served; an empty folder where it is not exported.
+        models: folders whose every file is told: adapters, the model in Hugging Face format, and as
+            it is served; one is empty where a stage is switched off.
         evidence: other files and folders that speak for the model, each an output of a stage.
 
     Raises:
         StageError: when records do not fit together: one is of another run than the rest.
     """
     makers = _makers(records)
-    stages = _in_order([merged, onnx, *evidence], makers)
+    stages = _in_order([*models, *evidence], makers)
     _check_inputs(stages, makers)
-    for path in (merged, onnx, *evidence):
+    for path in (*models, *evidence):
         _check_on_disk(path, makers)
     params = _params(stages)
     return {
@@ -60,10 +59,7 @@ def build(
         "chat_contract_sha256": hashes.sha256(contract),
         "base": _base(stages, params),
         "stages": [dict(record) for record in stages],
-        "files": {
-            "merged": hashes.manifest(merged),
-            "onnx": hashes.manifest(onnx),
-        },
+        "files": {folder.name: hashes.manifest(folder) for folder in models},
     }
 
 

@@ -21,10 +21,8 @@ from __future__ import annotations
 import argparse
 import contextlib
 import inspect
-import json
 import os
 import shlex
-import shutil
 import subprocess
 import sys
 import traceback
@@ -36,7 +34,7 @@ from typing import Annotated, Any, NoReturn
 
 from ruamel.yaml import YAML
 
-from tasks.lineage import compute, hashes, process, tracking
+from tasks.lineage import compute, hashes, process, tracking, whole
 from tasks.lineage.console import log, setup
 from tasks.params import Params, ParamsError, Section, load
 
@@ -137,10 +135,9 @@ def _execute(
     sections = _sections(run, params)
     inputs = {path: hashes.dvc_md5(_existing(name, Path(path))) for path in plan.deps}
     outputs = {key: path for key, path in arguments.items() if _role(run, key) is Out}
-    partial = {key: _partial(path) for key, path in outputs.items()}
-    for path in partial.values():
-        _remove(path)  # what a killed run left
-        _remove(_old(path))
+    partial = {key: whole.partial(path) for key, path in outputs.items()}
+    for path in outputs.values():
+        whole.recover(path)  # from a run that was killed
         path.parent.mkdir(parents=True, exist_ok=True)
 
     spool = tracking.Spool(STATE / "spool", name, params.register_.name)
@@ -154,11 +151,11 @@ def _execute(
     try:
         metrics = run(**{**arguments, **partial, **{key: sections[key] for key in sections}})
         for key, path in outputs.items():
-            _replace(partial[key], path)
+            _put(partial[key], path)
         if plan.metrics:
-            _write_json(Path(plan.metrics), metrics)
+            whole.write_json(Path(plan.metrics), metrics)
         if plan.record:
-            _write_json(Path(plan.record), _record(name, plan, values, inputs))
+            whole.write_json(Path(plan.record), _record(name, plan, values, inputs))
         tracking.log_metrics(dict(_numbers(metrics)))
         for out in plan.outs:
             tracking.log_tag(f"out:{out}", hashes.dvc_md5(Path(out)))
@@ -168,7 +165,7 @@ def _execute(
         raise
     finally:
         for path in partial.values():
-            _remove(path)
+            whole.remove(path)
         tracking.use(None)
         spool.end(status)
         _wait_for(courier)
@@ -227,41 +224,10 @@ def _existing(name: str, path: Path) -> Path:
     )
 
 
-def _partial(path: Path) -> Path:
-    return path.with_name(f".{path.name}.partial")
-
-
-def _old(partial: Path) -> Path:
-    """Where what a finished output replaces lies for a moment."""
-    return partial.with_suffix(".old")
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
-
-
-def _replace(partial: Path, path: Path) -> None:
-    """Put a finished output in place; what lay there goes."""
+def _put(partial: Path, path: Path) -> None:
     if not partial.exists():
         raise StageError(f"the stage ended without writing {path}; this is a fault of its code")
-    if path.is_dir():
-        old = _old(partial)
-        path.rename(old)
-        partial.rename(path)
-        _remove(old)
-    else:
-        partial.replace(path)
-
-
-def _write_json(path: Path, value: object) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = _partial(path)
-    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
-    partial.write_text(text + "\n", encoding="utf-8")
-    partial.replace(path)
+    whole.put(partial, path)
 
 
 def _record(
@@ -324,8 +290,7 @@ def failure(name: str) -> str | None:
 
 
 def _fail(name: str, message: str, code: int) -> NoReturn:
-    path = _failure_file(name)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(message, encoding="utf-8")
+    with contextlib.suppress(OSError):  # a full disk is what many a message tells of
+        whole.write_text(_failure_file(name), message)
     log.error("failed: %s", message)
     sys.exit(code)

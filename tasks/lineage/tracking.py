@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import platform
 import re
 import resource
 import shutil
@@ -20,10 +21,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any, Literal
 
-from tasks.lineage import git
+from tasks.lineage import git, process
 from tasks.lineage.hashes import sha256
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
+
+HOST_TAG = "tunetrail.host"
+PROCESS_TAG = "tunetrail.process"
+"""Which process a run is of, so that one that is gone can be told from one that is slow."""
 
 
 class Spool:
@@ -58,7 +63,12 @@ class Spool:
 
     def start(self, params: Mapping[str, Any], tags: Mapping[str, str]) -> None:
         """Open the run.  The courier may deliver it much later, so what holds now is said now."""
-        source = {"mlflow.source.name": f"tasks.{self.stage}", "mlflow.source.type": "LOCAL"}
+        source = {
+            "mlflow.source.name": f"tasks.{self.stage}",
+            "mlflow.source.type": "LOCAL",
+            HOST_TAG: platform.node(),
+            PROCESS_TAG: process.name(),
+        }
         if commit := git.commit():
             source |= {"mlflow.source.git.commit": commit, "git.dirty": str(git.dirty()).lower()}
         self.write(

@@ -14,7 +14,9 @@ from pathlib import Path
 import pytest
 
 from tasks import register
-from tasks.lineage import hashes, provenance, registry, store
+from tasks.lineage import evidence, hashes, provenance, registry, store, verify
+from tasks.lineage.stage import GateError, StageError
+from tasks.lineage.statement import Statement
 from tasks.lineage.tracking import Spool
 
 pytest_plugins = ("work_trees",)
@@ -84,6 +86,77 @@ def test_stale_records_fail_the_stage(pipeline) -> None:
         pipeline.register()
 
 
+def git(*arguments: str) -> str:
+    identity = ["-c", "user.name=Ada", "-c", "user.email=ada@example.org"]
+    done = subprocess.run(
+        ["git", *identity, *arguments], capture_output=True, text=True, check=True
+    )
+    return done.stdout.strip()
+
+
+@pytest.fixture
+def committed(light):
+    """A pipeline in a git repository; as in ours, models and MLflow's store are ignored."""
+    Path(".gitignore").write_text(
+        "/models/\n/data/\n/mlruns/\n/mlflow.db*\n/.tunetrail/\n/config/\n"
+    )
+    Path("code.py").write_text("old\n")
+    git("init", "--initial-branch", "main")
+    git("add", ".")
+    git("commit", "-m", "first")
+    return light
+
+
+def said() -> Statement:
+    (version,) = versions()
+    client = store.connect()
+    return Statement.read(Path(client.download_artifacts(version.run_id, evidence.STATEMENT)))
+
+
+def test_what_is_not_committed_is_kept_with_the_version(committed) -> None:
+    Path("code.py").write_text("new\n")
+    Path("dvc.lock").write_text("written by DVC")
+    committed.register()
+    assert said().commit == git("rev-parse", "HEAD")
+    assert said().changed_files == ["code.py"]
+    changes = said().changes
+    (version,) = versions()
+    assert (version.tags["git.commit"], version.tags["git.dirty"]) == (said().commit, "true")
+    assert verify.verify("shipments-candidates", "1").holds
+    git("checkout", "code.py")
+    subprocess.run(["git", "apply"], input=changes, check=True)
+    assert Path("code.py").read_text() == "new\n"
+
+
+def test_uncommitted_changes_can_be_refused(committed) -> None:
+    committed.require_clean = True
+    Path("code.py").write_text("new\n")
+    Path("added.py").write_text("new\n")
+    with pytest.raises(GateError) as raised:
+        committed.register()
+    assert str(raised.value) == (
+        "not committed: added.py, code.py; commit it, or set register.require_clean to false to keep "
+        "the changes with the version"
+    )
+    assert versions() == []
+    git("add", ".")
+    git("commit", "-m", "second")
+    committed.register()
+    assert said().changes == b""
+    assert said().commit == git("rev-parse", "HEAD")
+
+
+def test_too_many_changes_are_refused(committed) -> None:
+    Path("large.txt").write_text("abc\n" * 50_000)
+    with pytest.raises(StageError) as raised:
+        committed.register()
+    assert "is too large to keep with the version (" in str(raised.value)
+    assert str(raised.value).endswith(
+        "in large.txt; register.max_changes_bytes is 100,000); commit it, or name it in .gitignore"
+    )
+    assert versions() == []
+
+
 @pytest.mark.slow
 def test_a_version_is_made_on_a_server(
     pipeline, server: str, monkeypatch: pytest.MonkeyPatch
@@ -99,6 +172,8 @@ def test_a_version_is_made_on_a_server(
     pipeline.register()
     (version,) = versions()
     assert version.tags["run:merge"]
+    report = verify.verify("shipments-candidates", "challenger")
+    assert report.failed == []
     import mlflow
     import pandas as pd
 

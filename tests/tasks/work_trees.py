@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from tasks import register
-from tasks.lineage import hashes
-from tasks.lineage.registry import Candidate
+from tasks.lineage import hashes, submission
+from tasks.lineage.submission import Candidate
 from tasks.params import Register
 
 ROOT = Path(__file__).parents[2]
@@ -37,6 +37,9 @@ def work_tree(tmp_path: Path, sqlite: Path, monkeypatch: pytest.MonkeyPatch) -> 
     """The current folder for this test, with an MLflow store of its own."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    for variable in ("TUNETRAIL_SIGNING_KEY", "TUNETRAIL_TRUSTED_KEYS"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     shutil.copyfile(sqlite, tmp_path / "mlflow.db")
     return tmp_path
 
@@ -59,12 +62,25 @@ def pipeline_without_onnx(work_tree: Path, lively_model: Path) -> Pipeline:
     return Pipeline(lively_model, None)
 
 
+@pytest.fixture
+def light(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> Pipeline:
+    """A pipeline whose model is saved in no time, for what is not about serving it."""
+
+    def save(candidate: Candidate, needed: list[str], target: Path) -> None:
+        shutil.copytree(candidate.served, target / "artifacts" / candidate.served.name)
+        (target / "MLmodel").write_text("flavors: {}\n")
+
+    monkeypatch.setattr(submission, "_save_model", save)
+    return pipeline
+
+
 class Pipeline:
     """The files that `register` reads, in the current folder."""
 
     system = "Be brief."
     question = "the truck is running late"
     name = "shipments"
+    require_clean = False
 
     def __init__(self, model: Path, onnx: Path | None) -> None:
         from tasks.model import chat
@@ -80,6 +96,8 @@ class Pipeline:
         row = {"messages": [{"role": role, "content": content} for role, content in turns]}
         _write("data/raw/rows.jsonl", {})
         _write("models/base/model.safetensors", "base")
+        _write("models/sft/adapter_model.safetensors", "adapter")
+        _write("models/dpo/adapter_model.safetensors", "continued adapter")
         _write("data/formatted/train.jsonl", row)
         _write("data/formatted/contract.json", chat.contract(chat.load_tokenizer(model)))
         _write("models/report/index.html", "report")
@@ -93,8 +111,12 @@ class Pipeline:
         evaluated = ["models/report", "models/verdict.json", "models/evaluate.metrics.json"]
         _record("base", {"base": base}, ["data/raw"], ["models/base"])
         _record("format", {"format": {}}, ["data/raw", "models/base"], ["data/formatted"])
-        _record("merge", {"merge": {}}, ["data/formatted"], ["models/merged", "models/onnx"])
-        _record("evaluate", {"evaluate": {"max_new_tokens": 8}}, ["models/merged"], evaluated)
+        _record("sft", {"sft": {}}, ["models/base", "data/formatted"], ["models/sft"])
+        _record("dpo", {"dpo": {}}, ["models/sft", "data/formatted"], ["models/dpo"])
+        made = ["models/merged", "models/onnx"]
+        _record("merge", {"merge": {}}, ["models/dpo", "data/formatted"], made)
+        gates = {"max_new_tokens": 8, "gates": {"exact_match": 0.8}}
+        _record("evaluate", {"evaluate": gates}, ["models/merged", "models/onnx"], evaluated)
 
     def register(self) -> Path:
         """Run the stage as the runner does, rename included."""
@@ -103,7 +125,7 @@ class Pipeline:
             **self._paths(),
             records=Path("models/records"),
             out=partial,
-            register=Register(name=self.name),
+            register=self.settings(),
         )
         return partial.rename("models/provenance.json")
 
@@ -111,13 +133,18 @@ class Pipeline:
         """What `register` registered."""
         return Candidate(
             **self._paths(),
-            name=self.name,
+            settings=self.settings(),
             provenance=Path("models/provenance.json"),
             environment_lock=Path("requirements.lock"),
         )
 
+    def settings(self) -> Register:
+        return Register(name=self.name, require_clean=self.require_clean, max_changes_bytes=100_000)
+
     def _paths(self) -> dict[str, Path]:
         return {
+            "sft": Path("models/sft"),
+            "dpo": Path("models/dpo"),
             "merged": Path("models/merged"),
             "onnx": Path("models/onnx"),
             "data": Path("data/formatted"),

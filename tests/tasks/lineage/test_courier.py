@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.lineage import courier, store, tracking
+from tasks.lineage import courier, process, store, tracking
 from tasks.lineage.courier import Courier
 from tasks.lineage.tracking import Spool
 
@@ -140,6 +141,49 @@ def test_a_courier_that_dies_anywhere_doubles_nothing(
     assert len(run.inputs.dataset_inputs) == 1
     assert len(client.list_artifacts(run.info.run_id, "data")) == 1
     assert [path.name for path in folder.iterdir()] == [".lock"]
+
+
+@pytest.mark.parametrize("step", ["_run_for", "_send", "_finish"])
+def test_a_server_that_goes_away_anywhere_costs_one_line(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """At the start of a stage, in the middle, or at its end; when it is back, all is sent once."""
+    written(folder)
+    place = courier if hasattr(courier, step) else courier._SpoolFile
+
+    def refuses(*arguments):
+        raise ConnectionError("Connection refused")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(place, step, refuses)
+        (problem,) = Courier(folder).round(courier.LOCK_SECONDS)
+    assert "Connection refused; the run waits in " in problem
+    assert Courier(folder).round(0) == []
+    (run,) = runs()
+    assert run.info.status == "FINISHED"
+    assert len(store.connect().get_metric_history(run.info.run_id, "loss")) == 2
+
+
+def test_a_run_whose_spool_was_lost_is_closed(folder: Path) -> None:
+    """As when .tunetrail was deleted after a kill; a run of another machine may well go on."""
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    client = store.connect()
+    where = courier.experiment(client, "shipments")
+
+    def begun(host: str, process: str) -> str:
+        tags = {"tunetrail.host": host, "tunetrail.process": process, courier.SPOOL_TAG: "lost"}
+        return client.create_run(where, tags=tags).info.run_id
+
+    gone = begun(platform.node(), f"{ended.pid}@1")
+    here = begun(platform.node(), process.name())
+    elsewhere = begun("another machine", f"{ended.pid}@1")
+    assert Courier(folder).round(0) == []
+    assert client.get_run(gone).info.status == "RUNNING"
+    assert Courier(folder).round(courier.LOCK_SECONDS) == []
+    assert client.get_run(gone).info.status == "KILLED"
+    assert client.get_run(here).info.status == "RUNNING"
+    assert client.get_run(elsewhere).info.status == "RUNNING"
 
 
 def test_the_run_of_a_killed_stage_is_closed(folder: Path) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -43,3 +44,126 @@ def test_the_author_is_gits(outside: Path) -> None:
     command("init")
     command("config", "user.email", "ada@example.org")
     assert git.author() == "ada@example.org"
+
+
+@pytest.fixture
+def repository(outside: Path) -> Path:
+    command("init", "--initial-branch", "main")
+    for name, content in {
+        "kept": b"1\n",
+        "text": b"old\n",
+        "data.bin": b"\0\1",
+        "gone": b"x",
+    }.items():
+        (outside / name).write_bytes(content)
+    (outside / ".gitignore").write_text("/ignored\n/out/\n")
+    command("add", ".")
+    command("-c", "user.name=a", "-c", "user.email=a@example.org", "commit", "-m", "first")
+    return outside
+
+
+def change(repository: Path) -> None:
+    """Everything that can happen to a file; names that git would quote or take for patterns."""
+    (repository / "text").write_text("new, without an end of line")
+    (repository / "data.bin").write_bytes(bytes(range(256)))
+    (repository / "gone").unlink()
+    (repository / "ünïcode *[x].txt").write_text("new\n")
+    (repository / "folder").mkdir()
+    (repository / "folder" / "new.bin").write_bytes(b"\0\xff" * 50)
+    (repository / "staged").write_text("staged\n")
+    command("add", "staged")
+    (repository / "ignored").write_text("no change")
+    (repository / "out").mkdir()
+    (repository / "out" / "weights").write_text("no change either")
+    (repository / "written").write_text("by the pipeline")
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    skipped = (".git", "ignored", "out", "written")
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and path.relative_to(folder).parts[0] not in skipped
+    }
+
+
+def test_the_patch_makes_the_commit_what_lies_here(repository: Path, tmp_path: Path) -> None:
+    change(repository)
+    before = command("status", "--porcelain")
+    here = git.work_tree(["written", "out"], limit_bytes=100_000)
+    assert command("status", "--porcelain") == before
+    assert here.commit == command("rev-parse", "HEAD")
+    assert here.branch == "main"
+    assert here.remote is None
+    assert here.changed == [
+        "data.bin",
+        "folder/new.bin",
+        "gone",
+        "staged",
+        "text",
+        "ünïcode *[x].txt",
+    ]
+    clone = repository.parent / f"{repository.name}-clone"
+    command("clone", str(repository), str(clone))
+    subprocess.run(["git", "apply"], input=here.changes, cwd=clone, check=True)
+    assert files(clone) == files(repository)
+
+
+def test_the_patch_does_not_depend_on_the_users_settings(repository: Path) -> None:
+    change(repository)
+    plain = git.work_tree([], limit_bytes=100_000).changes
+    for name, value in {
+        "diff.noprefix": "true",
+        "diff.mnemonicPrefix": "true",
+        "color.ui": "always",
+        "diff.external": "false",
+        "diff.renames": "copies",
+        "diff.context": "0",
+    }.items():
+        command("config", name, value)
+    assert git.work_tree([], limit_bytes=100_000).changes == plain
+
+
+def test_a_change_in_the_moment_of_the_commit_is_seen(repository: Path) -> None:
+    """Same size, same time: git knows by the age of its index that it has to look inside."""
+    moment = (1_700_000_000, 1_700_000_000)
+    command("config", "core.trustctime", "false")
+    os.utime(repository / "text", moment)
+    command("update-index", "--refresh")
+    os.utime(repository / ".git" / "index", moment)
+    (repository / "text").write_bytes(b"new\n")
+    os.utime(repository / "text", moment)
+    (repository / "added").write_text("new")
+    assert git.work_tree([], limit_bytes=10_000).changed == ["added", "text"]
+
+
+def test_a_clean_tree_has_no_changes(repository: Path) -> None:
+    (repository / "ignored").write_text("no change")
+    here = git.work_tree([], limit_bytes=1)
+    assert (here.changed, here.changes) == ([], b"")
+
+
+def test_outside_a_repository_there_are_no_changes(outside: Path) -> None:
+    assert git.work_tree([], limit_bytes=1) == git.WorkTree(None, None, None, [], b"")
+
+
+@pytest.mark.parametrize("size", [5_000, 5_000_000])
+def test_too_many_changes_are_refused(repository: Path, size: int) -> None:
+    (repository / "large").write_bytes(b"abc\n" * (size // 4))
+    with pytest.raises(git.ChangesTooLarge, match=r"bytes.* in large"):
+        git.work_tree([], limit_bytes=1_000)
+
+
+@pytest.mark.parametrize(
+    ("address", "told"),
+    [
+        ("https://ada:secret@example.org/team/repo.git", "https://example.org/team/repo.git"),
+        ("https://token@example.org/repo?private_token=secret", "https://example.org/repo"),
+        ("ssh://git@example.org:22/repo.git", "ssh://example.org:22/repo.git"),
+        ("git@example.org:team/repo.git", "git@example.org:team/repo.git"),
+        ("/srv/repo.git", "/srv/repo.git"),
+    ],
+)
+def test_the_remote_is_told_without_credentials(repository: Path, address: str, told: str) -> None:
+    command("remote", "add", "origin", address)
+    assert git.work_tree([], limit_bytes=1).remote == told

@@ -51,3 +51,19 @@ def test_sigterm_runs_finally_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
             os.kill(os.getpid(), signal.SIGTERM)
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def test_a_process_is_known_by_its_number_and_its_beginning() -> None:
+    here = process.name()
+    number, _, began = here.partition("@")
+    assert process.is_running(here)
+    assert not process.is_running(f"{number}@{int(began) + 1}")  # its number was given anew
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    assert not process.is_running(f"{ended.pid}@{began}")
+
+
+def test_a_lock_that_is_free_names_nobody(tmp_path: Path) -> None:
+    with process.only_writer("demo", tmp_path):
+        assert (tmp_path / "demo.pid").read_text() == str(os.getpid())
+    assert not (tmp_path / "demo.pid").exists()

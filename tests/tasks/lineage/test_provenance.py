@@ -62,8 +62,7 @@ def build(records: list[dict]) -> dict:
         records,
         environment_lock=Path("requirements.lock"),
         contract=Path("data/formatted/contract.json"),
-        merged=Path("models/merged"),
-        onnx=Path("models/onnx"),
+        models=[Path("models/merged"), Path("models/onnx")],
         evidence=[Path("models/verdict.json")],
     )
 

@@ -1,16 +1,19 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from tasks.lineage import hashes, provenance, registry, store
+from tasks.lineage import hashes, provenance, registry, signing, store, submission
 from tasks.lineage.registry import RegistryError
 from tasks.lineage.stage import StageError
 from tasks.lineage.tracking import Spool
+
+pytest_plugins = ("work_trees",)
 
 MODEL = "shipments-candidates"
 
@@ -61,24 +64,56 @@ def test_a_reviewer_finds_all_in_one_place(pipeline) -> None:
     assert run.data.metrics == {"test/exact_match": 0.9}
     paths = {file.path for file in client.list_artifacts(run.info.run_id)}
     assert paths == {
+        "bom.cdx.json",
         "contract.json",
+        "dpo",
+        "dvc.yaml",
         "evaluate.metrics.json",
         "merged",
+        "params.yaml",
         "provenance.json",
         "report",
+        "requirements.lock",
+        "sft",
+        "signature.json",
+        "statement.json",
         "verdict.json",
     }
+    for document in ("statement", "signature"):
+        uploaded = Path(client.download_artifacts(run.info.run_id, f"{document}.json"))
+        assert tags[document] == hashes.file_hash(uploaded, "sha256")
+    assert tags["signer"] == signing.fingerprint(signing.own_key())
     uploaded = Path(client.download_artifacts(run.info.run_id, "provenance.json"))
     assert provenance.identity(uploaded) == identity
     merged = Path(client.download_artifacts(run.info.run_id, "merged"))
     assert hashes.manifest(merged) == facts["files"]["merged"]
+    adapter = Path(client.download_artifacts(run.info.run_id, "dpo"))
+    assert hashes.manifest(adapter) == facts["files"]["dpo"]
+
+
+def test_the_run_shows_its_data_by_our_digest(light) -> None:
+    light.register()
+    (run,) = runs()
+    shown = {
+        entry.dataset.name: {tag.key: tag.value for tag in entry.tags}
+        for entry in run.inputs.dataset_inputs
+    }
+    assert shown == {
+        "train": {
+            "mlflow.data.context": "training",
+            "tunetrail.sha256": hashes.sha256(Path("data/formatted/train.jsonl")),
+        },
+        "raw": {
+            "mlflow.data.context": "training",
+            "tunetrail.sha256": hashes.sha256(Path("data/raw")),
+        },
+    }
 
 
 ASK = """
 import logging, sys
 import mlflow, pandas as pd
 
-pytest_plugins = ("work_trees",)
 model = mlflow.pyfunc.load_model("models:/shipments-candidates/1")
 inputs, outputs = model.metadata.signature.inputs, model.metadata.signature.outputs
 print(inputs, outputs, "torch" in sys.modules, "tasks" in sys.modules)
@@ -126,34 +161,31 @@ def test_without_onnx_the_merged_model_is_served(pipeline_without_onnx) -> None:
     assert (folder / "artifacts/merged/model.safetensors").exists()
 
 
-@pytest.fixture
-def light(pipeline, monkeypatch: pytest.MonkeyPatch):
-    """A pipeline whose model is logged in no time, for what is not about the model."""
-
-    def log(candidate, needed) -> str:
-        import mlflow
-
-        run = mlflow.active_run()
-        model = mlflow.initialize_logged_model("model", source_run_id=run.info.run_id)
-        mlflow.finalize_logged_model(model.model_id, "READY")
-        return f"models:/{model.model_id}"
-
-    monkeypatch.setattr(registry, "_log_model", log)
-    return pipeline
+STEPS = [
+    (signing, "signing_key"),
+    (submission, "_save_model"),
+    (submission, "prepare"),
+    (registry, "_input"),
+    (registry, "_upload_model"),
+    (registry, "_upload"),
+    (registry, "_uploaded_statement"),
+    (registry, "_create"),
+    (registry, "_link_runs"),
+]
 
 
-@pytest.mark.parametrize("step", ["_log_model", "_measured", "_upload", "_create", "_runs"])
+@pytest.mark.parametrize(("module", "step"), STEPS, ids=[step for _, step in STEPS])
 def test_killed_anywhere_and_run_again_there_is_one_version(
-    light, monkeypatch: pytest.MonkeyPatch, step: str
+    light, monkeypatch: pytest.MonkeyPatch, module, step: str
 ) -> None:
-    original = getattr(registry, step)
+    original = getattr(module, step)
 
     def dies(*arguments):
         original(*arguments)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(registry, step, dies)
+        patch.setattr(module, step, dies)
         with pytest.raises(KeyboardInterrupt):
             light.register()
     light.register()
@@ -163,6 +195,8 @@ def test_killed_anywhere_and_run_again_there_is_one_version(
     assert run.info.status == "FINISHED"
     client = store.connect()
     assert client.get_model_version_by_alias(MODEL, "challenger").version == version.version
+    uploaded = Path(client.download_artifacts(run.info.run_id, "statement.json"))
+    assert version.tags["statement"] == hashes.file_hash(uploaded, "sha256")
 
 
 def test_other_content_is_another_version(light) -> None:
@@ -211,6 +245,34 @@ def test_files_that_are_not_what_was_recorded_are_refused(light) -> None:
         "models/merged is not what provenance.json describes; "
         "run `dvc checkout`, or `dvc repro` to make both anew"
     )
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (lambda: Path("data/raw/rows.jsonl").write_text("{}{}"), "data/raw"),
+        (lambda: shutil.rmtree("data/raw"), "data/raw"),
+    ],
+    ids=["changed", "missing"],
+)
+def test_what_was_changed_since_is_not_claimed_for_the_version(light, change, named: str) -> None:
+    """Else the commit and the changes in the statement would not tell what it was made from."""
+    light.register()
+    change()
+    with pytest.raises(StageError) as raised:
+        registry.ensure_version(light.candidate())
+    assert str(raised.value) == (
+        f"{named} was changed since provenance.json was written, so the commit would not tell what "
+        "the model was made from; undo that, or run `dvc repro`"
+    )
+
+
+def test_data_that_dvc_tracks_may_lie_elsewhere(light) -> None:
+    """In a clone that has pulled outputs only."""
+    light.register()
+    shutil.rmtree("data/raw")
+    Path("data/raw.dvc").write_text("outs: []")
+    assert not registry.ensure_version(light.candidate()).created
 
 
 def test_a_model_that_does_not_answer_is_not_registered(pipeline) -> None:

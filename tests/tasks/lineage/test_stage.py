@@ -231,16 +231,6 @@ def test_arguments_are_those_of_dvc_yaml() -> None:
     assert paths["merged"] == Path("models/merged")
 
 
-def test_an_output_is_replaced_whole(tmp_path: Path) -> None:
-    old, new = tmp_path / "out", tmp_path / ".out.partial"
-    for folder, name in ((old, "old"), (new, "new")):
-        folder.mkdir()
-        (folder / name).write_text(name)
-    stage._replace(new, old)
-    assert [path.name for path in old.iterdir()] == ["new"]
-    assert list(tmp_path.iterdir()) == [old]
-
-
 def test_an_output_that_was_not_written_is_a_fault(tmp_path: Path) -> None:
     with pytest.raises(stage.StageError, match=r"ended without writing .*out; this is a fault"):
-        stage._replace(tmp_path / ".out.partial", tmp_path / "out")
+        stage._put(tmp_path / ".out.partial", tmp_path / "out")

@@ -1,0 +1,307 @@
+"""What speaks for a candidate, and what stands against making it the champion."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import unicodedata
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tasks.lineage import evidence, hashes, seal, signing, verify
+from tasks.lineage.audit import Record
+from tasks.lineage.evidence import Evidence
+from tasks.lineage.signing import BadSignature
+from tasks.lineage.stage import GateError
+from tasks.lineage.statement import Statement
+from tasks.lineage.verify import Report
+from tasks.params import Promote
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+CANDIDATES = "-candidates"
+PURPOSE = "reproduction"
+"""For what its answers are sealed."""
+
+_ENOUGH = {"identical": ("identical",), "equivalent": ("identical", "equivalent")}
+
+
+class Refused(GateError):
+    """A promotion or rollback is refused. `objections` are all reasons, each with its remedy."""
+
+    def __init__(self, what: str, objections: list[str]) -> None:
+        self.objections = objections
+        count = "1 reason" if len(objections) == 1 else f"{len(objections)} reasons"
+        super().__init__("\n".join([f"{what}: {count}", *(f"  {line}" for line in objections)]))
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is known of a candidate."""
+
+    version: Any
+    """MLflow's."""
+    report: Report
+    statement: Statement | None
+    """None when it cannot be read; the report says why."""
+    verdict: Mapping[str, Any]
+    """From the signed file; empty when it cannot be read."""
+    reproduction: Mapping[str, Any] | None
+    """The newest answer of `tunetrail reproduce`."""
+    forged: str | None
+    """Why that answer cannot be trusted."""
+
+    @property
+    def reference(self) -> str:
+        return f"{self.version.name}@{self.version.version}"
+
+    @property
+    def champion_model(self) -> str:
+        """The registered model that it is promoted to."""
+        return champion_model(self.version.name)
+
+    def evidence(self) -> dict[str, Any]:
+        """What the audit record keeps of a case to which nothing was objected."""
+        assert self.statement is not None and self.reproduction is not None
+        return digest(
+            hashes.sha256_json(self.statement.document),
+            hashes.sha256_json(self.reproduction),
+            [finding.check for finding in self.report.findings],
+        )
+
+    def lines(self) -> list[str]:
+        """The evidence, a line each."""
+        told = [
+            f"{'holds' if finding.holds else 'FAILS'}  {finding.check}: {finding.why}"
+            for finding in self.report.findings
+        ]
+        told += [
+            f"{'holds' if gate['passed'] else 'FAILS'}  gate {gate['split']}/{gate['metric']}: "
+            f"{gate['why']}"
+            for gate in self.verdict.get("gates", [])
+        ]
+        if self.reproduction is None:
+            told.append("FAILS  reproduced: never")
+        else:
+            told.append(
+                f"{'FAILS' if self.forged else 'holds'}  reproduced: {self.reproduction['answer']} "
+                f"at {self.reproduction['at']} by {self.reproduction['by']}"
+            )
+        return told
+
+    def markdown(self) -> str:
+        """The evidence for a page of Prefect."""
+        said = self.statement
+        lines = [f"## {self.reference}", ""]
+        if said is not None:
+            lines += [f"By {said.author}, {said.finished_on}, commit {said.commit}", ""]
+        lines += ["| | evidence | |", "| --- | --- | --- |"]
+        for line in self.lines():
+            outcome, _, rest = line.partition("  ")
+            what, _, why = rest.partition(": ")
+            lines.append(f"| {outcome} | {what} | {_cell(why)} |")
+        return "\n".join(lines) + "\n"
+
+
+def champion_model(candidates: str) -> str:
+    """The name under which candidates of this registered model are promoted.
+
+    Raises:
+        Refused: when it holds no candidates.
+    """
+    name = candidates.removesuffix(CANDIDATES)
+    if not name or name == candidates:
+        text = f"`tunetrail promote {candidates}{CANDIDATES}@VERSION` promotes a candidate"
+        raise Refused(
+            f"{candidates} is not promoted", [f"{candidates} holds no candidates; {text}"]
+        )
+    return name
+
+
+def digest(statement: str, reproduction: str, checks: list[str]) -> dict[str, Any]:
+    """What a promotion rests on: `statement` and `reproduction` as sha256, the `checks` of `verify`
+    that held, and the `sha256` over all three."""
+    parts = {"statement": statement, "reproduction": reproduction, "checks": sorted(checks)}
+    return {**parts, "sha256": hashes.sha256_json(parts)}
+
+
+def gather(client: MlflowClient, reference: str, root: Path) -> Case:
+    """Read and verify a candidate. Nothing is run, nothing is written.
+
+    Raises:
+        Refused: when the name is not that of a model with candidates.
+        evidence.NotFound: when there is no such version.
+    """
+    name, number = evidence.parse(reference)
+    champion_model(name)
+    version = evidence.find(client, name, number)
+    with read(client, version) as found:
+        report = verify.check(client, found, root)
+        statement = None
+        verdict: Mapping[str, Any] = {}
+        if _is_signed(report):  # else it can hold anything; the report says so
+            statement = Statement.read(found.files[evidence.STATEMENT])
+            verdict = found.read_json(evidence.VERDICT)
+    answers = reproductions(client, version)
+    newest = answers[-1] if answers else None
+    return Case(
+        version, report, statement, verdict, newest, forged(newest, root) if newest else None
+    )
+
+
+def _is_signed(report: Report) -> bool:
+    return not {"signature", "files"} & {finding.check for finding in report.failed}
+
+
+@contextmanager
+def read(client: MlflowClient, version: Any) -> Iterator[Evidence]:
+    """A version's files, while they are needed."""
+    with tempfile.TemporaryDirectory(prefix="tunetrail-") as folder:
+        yield evidence.collect(client, version, Path(folder))
+
+
+def reproductions(client: MlflowClient, version: Any) -> list[dict[str, Any]]:
+    """The answers of `tunetrail reproduce`, oldest first; none when they cannot be read."""
+    with tempfile.TemporaryDirectory(prefix="tunetrail-") as folder:
+        try:
+            path = client.download_artifacts(version.run_id, evidence.REPRODUCTION, folder)
+            answers = json.loads(Path(path).read_text(encoding="utf-8"))
+        except Exception:  # what a store raises depends on its kind, and anyone can write there
+            return []
+    well_formed = isinstance(answers, list) and all(map(_is_answer, answers))
+    return answers if well_formed else []
+
+
+def _is_answer(answer: object) -> bool:
+    if not isinstance(answer, dict):
+        return False
+    try:
+        told = all(isinstance(answer[key], str) for key in ("answer", "by", "identity"))
+        return told and _time(answer["at"]).tzinfo is not None
+    except (KeyError, TypeError, ValueError):
+        return False
+
+
+def forged(answer: Mapping[str, Any], root: Path) -> str | None:
+    """Why an answer of `tunetrail reproduce` cannot be trusted; None when it can."""
+    try:
+        seal.check(PURPOSE, answer, signing.trusted_keys(root))
+    except BadSignature as error:
+        return str(error)
+    return None
+
+
+def objections(
+    case: Case, record: Record, reviewer: str | None, settings: Promote, root: Path
+) -> list[str]:
+    """Why the candidate must not become the champion, each reason with its remedy.
+
+    Args:
+        reviewer: None while it is not known who it will be.
+    """
+    return [
+        *_not_proven(case),
+        *_not_reproduced(case, record, settings),
+        *_not_reviewed(case, record, reviewer, settings, root),
+    ]
+
+
+def _not_proven(case: Case) -> Iterator[str]:
+    for finding in case.report.failed:
+        remedy = "do not promote it; register it anew from its sources with `tunetrail run`"
+        yield f"verify {finding.check}: {finding.why}; {remedy}"
+    if case.verdict and case.verdict["verdict"] != "pass":
+        failed = [gate["metric"] for gate in case.verdict["gates"] if not gate["passed"]]
+        yield (
+            f"the verdict is {case.verdict['verdict']} ({', '.join(failed)}); improve data or "
+            "params.yaml, and `tunetrail run`"
+        )
+
+
+def _not_reproduced(case: Case, record: Record, settings: Promote) -> Iterator[str]:
+    again = f"`tunetrail reproduce {case.reference}`"
+    answer = case.reproduction
+    if answer is None:
+        yield f"nobody has reproduced it; {again}"
+        return
+    if case.forged:
+        yield f"the answer of reproduce: {case.forged}; or {again}"
+    if answer["answer"] not in _ENOUGH[settings.reproduced]:
+        yield (
+            f"reproduce answered {answer['answer']}, and promote.reproduced asks for "
+            f"{settings.reproduced}; find out why, then {again}"
+        )
+    if answer["identity"] != case.version.tags.get("identity"):
+        yield f"reproduce compared another version, with identity {answer['identity']}; {again}"
+    if record.changed is not None and _time(answer["at"]) < record.changed:
+        yield (
+            f"it was reproduced at {answer['at']}, before the champion changed at "
+            f"{record.changed:%Y-%m-%dT%H:%M:%SZ}; {again}"
+        )
+
+
+def _not_reviewed(
+    case: Case, record: Record, reviewer: str | None, settings: Promote, root: Path
+) -> Iterator[str]:
+    if settings.votes:
+        yield (
+            f"promote.votes asks for {settings.votes} votes, and Tunetrail cannot collect votes yet; "
+            "set it to 0 to promote without"
+        )
+    if reviewer is not None and not reviewer.strip():
+        yield "nobody is named as reviewer; pass --reviewer, or `git config user.email`"
+    elif reviewer and case.statement and is_same_person(reviewer, case.statement.author):
+        yield f"{reviewer} is its author ({case.statement.author}); somebody else must review it"
+    yield from _key_does_not_review(case, root)
+    for problem in record.problems:
+        yield (
+            f"the audit record of {record.model} does not hold: {problem}; find out who did that, "
+            "and restore MLflow's database from a backup"
+        )
+
+
+def _key_does_not_review(case: Case, root: Path) -> Iterator[str]:
+    """A name is only said; the key shows who is at work, unless a team shares it."""
+    private = signing.signing_key()
+    key = signing.fingerprint(private)
+    if private == signing.own_key() and key == case.report.signer:
+        yield (
+            f"your own key {private} has signed it, so you are its author; somebody else must review "
+            f"it, with a key of their own (or name one in {signing.KEY_VARIABLE})"
+        )
+    if key not in signing.trusted_keys(root):
+        yield (
+            f"your key {key} is not trusted here, so nobody would believe your entry in the audit "
+            f"record; put its public half into {signing.TRUSTED}/"
+        )
+
+
+def is_same_person(one: str, other: str) -> bool:
+    """Whether two names can be of one person.  E-mail addresses tell, without case and what follows
+    a +; a name without one is compared with the part before the @."""
+    first, second = _address(one), _address(other)
+    if "@" in first and "@" in second:
+        return first == second
+    return first.partition("@")[0] == second.partition("@")[0]
+
+
+def _address(person: str) -> str:
+    """`Ada <Ada+x@Example.com>` as ada@example.com; a name without address in lower case."""
+    text = unicodedata.normalize("NFKC", person).casefold().strip()
+    if text.endswith(">") and "<" in text:
+        text = text[text.rindex("<") + 1 : -1].strip()
+    local, at, domain = text.partition("@")
+    return f"{local.partition('+')[0]}{at}{domain}" if at else " ".join(text.split())
+
+
+def _time(text: str) -> datetime:
+    return datetime.fromisoformat(text)
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")
