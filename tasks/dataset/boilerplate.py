@@ -21,7 +21,7 @@ FEWEST_TEXTS = 10
 """Different texts from which on it can be said what they share; fewer may be copies of one."""
 
 FEWEST_WORDS = 6
-"""A shorter beginning or end decides no comparison."""
+"""Of beginning and end together; fewer decide no comparison."""
 
 ODD = 0.05
 """Share of the texts that may do without it."""
@@ -42,13 +42,17 @@ class Shared:
 
 def find(texts: Iterable[Hashes]) -> Shared:
     """What all but an odd few of the texts, each given by its words, begin and end with."""
+    nothing = np.empty(0, np.uint64)
     distinct = sorted({_bytes(text) for text in texts})
     if len(distinct) < FEWEST_TEXTS:
-        return Shared(np.empty(0, np.uint64), np.empty(0, np.uint64))
+        return Shared(nothing, nothing)
     forward = [np.frombuffer(text, ">u8").astype(np.uint64) for text in distinct]
     backward = sorted(_bytes(text[::-1]) for text in forward)
     reverse = [np.frombuffer(text, ">u8").astype(np.uint64) for text in backward]
-    return Shared(_beginning(forward), _beginning(reverse)[::-1])
+    beginning, end = _beginning(forward), _beginning(reverse)[::-1]
+    if len(beginning) + len(end) < FEWEST_WORDS:
+        return Shared(nothing, nothing)
+    return Shared(beginning, end)
 
 
 def _bytes(text: Hashes) -> bytes:
@@ -60,8 +64,7 @@ def _beginning(texts: list[Hashes]) -> Hashes:
     are sorted; so where most do, the one in the middle has it too."""
     middle = texts[len(texts) // 2]
     lengths = sorted(_equal_words(text, middle) for text in texts)
-    length = lengths[int(ODD * len(texts))]
-    return middle[: length if length >= FEWEST_WORDS else 0]
+    return middle[: lengths[int(ODD * len(texts))]]
 
 
 def _equal_words(left: Hashes, right: Hashes) -> int:

@@ -37,8 +37,11 @@ def mix(values: Hashes) -> Hashes:
 
 def words(texts: Sequence[str]) -> tuple[Hashes, Ints]:
     """Hashes of the words of all texts, one after the other, and how many words each text has."""
-    found = [duplicates._word_hashes(texts[begin:end]) for begin, end in duplicates._blocks(texts)]
-    hashes, counts = zip(*found, strict=True)
+    hashes, counts = [np.empty(0, np.uint64)], [np.empty(0, np.int64)]
+    for block in duplicates.blocks(texts):
+        found, number = duplicates.word_hashes(block)
+        hashes.append(found)
+        counts.append(number)
     return np.concatenate(hashes), np.concatenate(counts)
 
 

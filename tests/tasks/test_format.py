@@ -1,6 +1,7 @@
 """Stage format: where rows go, why rows are left out, and the chat contract."""
 
 import csv
+import dataclasses
 import importlib
 import json
 import random
@@ -211,6 +212,7 @@ def test_the_metrics_add_up(mixed: Any) -> None:
     assert (metrics["repeated"], metrics["benchmark"]) == (0, 2)
     assert metrics["clusters"] == 4  # a0, t0 and t1 with a copy each, and the regression rows
     assert metrics["too_short_to_judge"] == 2  # of the regression suite
+    assert metrics["answers_left_out"] == 0
     used = {
         (row["source"], row["id"]): row
         for split in SPLITS
@@ -270,6 +272,78 @@ def test_contamination_can_be_only_reported(
     }  # fmt: skip
     written = json.loads((tmp_path / "out" / "contamination.json").read_text(encoding="utf-8"))
     assert written["test"] == {"rows": 4, "judged": 4, "contaminated": 2, "share": 0.5}
+
+
+PROMPT = " ".join(f"rule{number}" for number in range(120))
+
+
+def asked(id: str, text: str, time: str = "2026-08-01", **changes: Any) -> Any:
+    return {**chat(id, f"{PROMPT}\nTicket: {text}\nWhat is it?", time), **changes}
+
+
+def test_a_long_prompt_makes_no_texts_alike(
+    tmp_path: Path, tiny_model: Path, compute: Compute, caplog: pytest.LogCaptureFixture
+) -> None:
+    texts = [message(n) for n in range(40)]
+    copied = " ".join(texts[31].split()[:11])
+    rows = [asked(f"a{n}", text) for n, text in enumerate(texts[:30])]
+    rows += [asked(f"t{n}", text, "2026-09-01") for n, text in enumerate(texts[30:])]
+    rows += [
+        asked("copy", f"again: {texts[0]}", "2026-08-02"),
+        asked("leak", f"fw: {texts[30]}"),
+        asked("held", f"{message(500)} {copied} {message(501)}"),
+        chat("odd", f"{message(600)} {message(601)}"),
+    ]
+    pages = [text("page", f"For example: {texts[32]}."), text("rules", f"About {PROMPT}.")]
+    settings = section(max_tokens=2048)
+    found, metrics, rejects = run(tmp_path, tiny_model, settings, compute, chat=rows, text=pages)
+    assert {(reject["id"], reject["reason"]) for reject in rejects} == {
+        ("copy", "near_duplicate"),
+        ("leak", "leak"),
+        ("held", "contaminated"),
+        ("page", "contaminated"),
+    }
+    assert sorted(found["train"] + found["validation"]) == sorted(
+        ["odd", *(f"a{n}" for n in range(30))]
+    )
+    assert found["test"] == [f"t{n}" for n in range(10)]
+    assert found["corpus"] == ["rules"]
+    assert metrics["clusters"] == 2
+    assert metrics["test"]["novelty"] > 0.5
+    assert read(tmp_path / "out" / "test.jsonl")[0]["messages"] == rows[30]["messages"]
+    assert caplog.messages == []  # warnings
+
+
+def test_answers_that_the_template_rewrites_are_told(
+    tmp_path: Path,
+    tiny_model: Path,
+    compute: Compute,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    render_many = rendering.render_many
+
+    def rewriting(conversations: Any, tokenizer: Any) -> Any:
+        return [
+            dataclasses.replace(one, answers_left_out=len(talk) // 2 - 1)
+            if isinstance(one, rendering.Rendered)
+            else one
+            for talk, one in zip(conversations, render_many(conversations, tokenizer), strict=True)
+        ]
+
+    monkeypatch.setattr(rendering, "render_many", rewriting)
+    rows = [chat(f"a{n}", message(n)) for n in range(10)]
+    rows += [chat(f"t{n}", message(100 + n), "2026-09-01") for n in range(2)]
+    for row in rows[:3] + rows[-1:]:
+        row["messages"] = [*chat("", message(700))["messages"], *row["messages"]]
+    found, metrics, _ = run(tmp_path, tiny_model, section(), compute, chat=rows)
+    trained = len({"a0", "a1", "a2"} & set(found["train"]))
+    assert trained > 0
+    assert metrics["answers_left_out"] == trained  # the test's do not count
+    assert caplog.messages == [
+        f"{trained} earlier answers in training rows are context alone, since the chat template "
+        "rewrites them; to train on them, take a template that keeps history (base.chat_template)"
+    ]
 
 
 def contaminated(ids: list[str]) -> float:

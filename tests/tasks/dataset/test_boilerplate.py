@@ -73,8 +73,9 @@ def test_what_is_too_little_to_go_by() -> None:
     assert found(texts) == (PROMPT, [])
     assert found(texts[1:]) == ([], [])
     assert found(texts[1:] * 5) == ([], [])  # copies
-    short = [[*PROMPT[: FEWEST_WORDS - 1], *text] for text in own(40)]
-    assert found(short) == ([], [])
+    words = PROMPT[:FEWEST_WORDS]
+    assert found([[*words[1:-1], *text, words[-1]] for text in own(40)]) == ([], [])
+    assert found([[*words[:-1], *text, words[-1]] for text in own(40)]) == (words[:-1], words[-1:])
     assert found([]) == ([], [])
 
 
@@ -101,7 +102,7 @@ def test_what_is_found_is_shared(texts: list[list[int]], prompt: list[int]) -> N
     allowed = boilerplate.ODD * len(distinct)
     assert sum(list(text[: len(beginning)]) != beginning for text in distinct) <= allowed
     assert sum(list(text[len(text) - len(end) :]) != end for text in distinct) <= allowed
-    assert {len(beginning), len(end)}.isdisjoint(range(1, FEWEST_WORDS))
+    assert len(beginning) + len(end) not in range(1, FEWEST_WORDS)
     for text, rest in zip(texts, left(texts, (beginning, end)), strict=True):
         assert bool(rest) == bool(text)
         assert text in (

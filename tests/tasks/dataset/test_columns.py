@@ -137,6 +137,43 @@ def test_what_users_say_is_read_when_it_is_asked_for(data: Path, tiny_model: Pat
         assert UserTexts(rows, np.arange(0))[:] == []
 
 
+def prompted(count: int, **changes: Any) -> list[Any]:
+    """Chats of a source that asks the same around each text."""
+    asks = "{} Sort this message into late, lost or other:\n{}\nAnswer with one word and no more!"
+    texts = [f"It's number {n}, Ünit-{n * n}" for n in range(count)]
+    return [
+        conversation(str(n), asks.format("Please:", text), "late", **changes)
+        for n, text in enumerate(texts)
+    ]
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_fixed_prompt_is_left_out(
+    processes: int,
+    tmp_path: Path,
+    tiny_model: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(columns, "BYTES_FOR_PROCESSES", 0)
+    monkeypatch.setattr(lines, "BATCH", 5)
+    few = prompted(2, source="few.jsonl", role="test")
+    bare = [conversation(str(n), f"odd {n}", "ok", source="few.jsonl") for n in range(3)]
+    data = write(tmp_path / "data", prompted(12) + few + bare, [PAIR], [TEXT])
+    with caplog.at_level("INFO"), reading(data, tiny_model, processes=processes) as rows:
+        texts = list(UserTexts(rows, np.arange(len(rows.columns))))
+        blocks = rows.words.blocks(np.ones(len(rows.columns), np.bool_), asked=False)
+        [block] = blocks
+    assert texts[:3] == [f"{n} ünit {n * n}" for n in range(3)]
+    assert texts[12:14] == texts[:2]  # of too small a source to say what it shares
+    assert texts[14:] == ["odd 0", "odd 1", "odd 2", "which one?", TEXT["text"]]
+    assert block.counts.tolist()[11:15] == [3 + 1 + 1, 3 + 1 + 1, 3 + 1 + 1, 2 + 1 + 1]
+    assert caplog.messages == [
+        "a.jsonl: its texts begin with the same 12 words and end with the same 7, which are left out "
+        "where texts are compared"
+    ]
+
+
 @pytest.mark.parametrize(
     ("answer", "by", "label"),
     [
@@ -219,5 +256,6 @@ def test_a_template_without_an_end_of_turn_needs_none(
 ) -> None:
     endless = rendered(9, 3, ends=False)
     monkeypatch.setattr(chat, "render_many", lambda found, _: [endless] * len(found))
-    _, _, faults = Renderer(chat.load_tokenizer(tiny_model), 10).render(columns.CHAT, [CHATS[0]])
+    renderer = Renderer(chat.load_tokenizer(tiny_model), 10)
+    _, _, _, faults = renderer.render(columns.CHAT, [CHATS[0]])
     assert faults == {}

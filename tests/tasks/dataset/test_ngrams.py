@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 
 from tasks.dataset import duplicates, ngrams
-from tasks.dataset.ngrams import Block, HashSet, WordStore
+from tasks.dataset.ngrams import Block, Flags, HashSet, WordStore
 
 TEXTS = ["", "One two, THREE!", "one two three four", "日本 語x", "a_b ß İ", "...", "one"]
 
@@ -76,6 +76,35 @@ def test_what_is_stored_is_read_again(at_once: int, monkeypatch: pytest.MonkeyPa
             assert [(row, words.tolist()) for row, words in found] == [
                 (row, rows[row][: asked[row]] if only_asked else rows[row]) for row in (0, 1, 3)
             ]
+
+
+@pytest.mark.parametrize("at_once", [1, 3, 1000])
+def test_words_can_be_left_out(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ngrams, "WORDS_AT_ONCE", at_once)
+    rows, asked = [[1, 2, 3, 4, 5], [6, 7], [], [8, 9, 10]], [4, 2, 0, 2]
+    everything = np.ones(4, np.bool_)
+
+    def read(store: WordStore, rows: Flags, asked: bool) -> dict[int, list[int]]:
+        found: dict[int, list[int]] = {}
+        for part in store.blocks(rows, asked=asked):
+            words = np.split(part.words, np.cumsum(part.counts)[:-1])
+            found.update(zip(part.rows.tolist(), [own.tolist() for own in words], strict=True))
+        return found
+
+    with tempfile.TemporaryFile() as file:
+        store = WordStore(file)
+        for row, count in zip(rows, asked, strict=True):
+            store.append(np.array(row, np.uint64), np.array([len(row)]), np.array([count]))
+        samples = store.asked([np.array([3, 0]), np.array([2])])
+        assert [[words.tolist() for words in sample] for sample in samples] == [
+            [[8, 9], [1, 2, 3, 4]], [[]],
+        ]  # fmt: skip
+        assert store.left_out(0) == (0, 0)
+        store.leave_out(np.array([1, 0, 0, 1], np.int32), np.array([2, 1, 0, 0], np.int32))
+        assert store.left_out(0) == (1, 2)
+        assert read(store, everything, True) == {0: [2], 1: [6], 2: [], 3: [9]}
+        assert read(store, everything, False) == {0: [2, 5], 1: [6], 2: [], 3: [9, 10]}
+        assert read(store, np.arange(4) % 3 == 0, False) == {0: [2, 5], 3: [9, 10]}
 
 
 def test_an_empty_store() -> None:
