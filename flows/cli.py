@@ -54,7 +54,7 @@ def run(
         bool, typer.Option("--force", help="Run the stage, or all, though nothing has changed.")
     ] = False,
 ) -> None:
-    """Bring the pipeline up to date: what has not changed does not run."""
+    """Bring the pipeline up to date: only what changed runs."""
     _refuse_faults()
     from flows import pipeline, results
     from flows.dvc_dag import DagError, StageFailed
@@ -117,7 +117,7 @@ def rejects(
 
 @app.command()
 def check() -> None:
-    """Find everything that would stop a run, without running anything."""
+    """Find everything that would stop a run, and run nothing."""
     _refuse_faults()
     print("Nothing stands in the way. Next: `tunetrail run`")
 
@@ -126,7 +126,7 @@ def check() -> None:
 def use(
     profile: Annotated[str, typer.Argument(help="A file of profiles/, without its ending.")],
 ) -> None:
-    """Write a profile's values over params.yaml; the rest of it stays."""
+    """Write a profile's values over those of params.yaml."""
     from flows import profiles
 
     try:
@@ -168,7 +168,7 @@ def verify(
         bool, typer.Option("--json", help="Print the findings as JSON, for a program to read.")
     ] = False,
 ) -> None:
-    """Check signature, files and evidence of a registered version; nothing is run."""
+    """Check signature, files and evidence of a version; run nothing."""
     import dataclasses
     import json
 
@@ -215,7 +215,7 @@ def reproduce(
         float, typer.Option(min=0, help="Largest difference of a weight or metric, if not equal.")
     ] = TOLERANCE,
 ) -> None:
-    """Build a version anew from its record, compare, and note the answer on it."""
+    """Build a version anew, compare, and note the answer on it."""
     from flows import reproduce as reproduction
     from tasks.lineage.stage import StageError
     from tasks.lineage.store import Unreachable
@@ -243,7 +243,7 @@ def promote(
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask; the evidence is seen.")] = False,
 ) -> None:
-    """Make a candidate the champion, if its evidence holds and its reviewer is not its author."""
+    """Make a candidate the champion, if its evidence holds."""
     from tasks.lineage import git, promotion
     from tasks.params import load
 
@@ -282,7 +282,7 @@ def rollback(
 def audit(
     name: Annotated[str, typer.Argument(help="A registered model with a champion.")],
 ) -> None:
-    """Show who made what the champion, when and why, and whether that record holds."""
+    """Show who made what the champion, and whether that record holds."""
     from tasks.lineage import audit, store
 
     with _told():
@@ -308,7 +308,7 @@ def lineage(
     code: Annotated[bool, typer.Option("--code", help="Show the code that was used, too.")] = False,
     svg: Annotated[Path | None, typer.Option(help="Draw it into this file instead.")] = None,
 ) -> None:
-    """Show what something was made from, and everything that was made from it."""
+    """Show what something was made from, and what was made from it."""
     from flows import lineage
     from tasks.lineage.stage import StageError
 
@@ -324,7 +324,7 @@ def lineage(
 
 @app.command()
 def doctor() -> None:
-    """Find what is wrong with the cache, the remotes, MLflow or this machine; change nothing."""
+    """Find what is wrong with cache, remotes, MLflow and machine."""
     from flows import doctor as examination
 
     found = examination.examine(print)
@@ -344,7 +344,7 @@ def gc(
         bool, typer.Option("--dry-run", help="Only show what would go, as without --yes.")
     ] = False,
 ) -> None:
-    """Make room: show, or remove, what no registered version and no branch needs."""
+    """Show, or remove, what no registered version and no branch needs."""
     from flows import gc as collection
     from tasks.lineage.stage import StageError
     from tasks.lineage.store import Unreachable

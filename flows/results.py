@@ -84,7 +84,7 @@ class Results:
         if share["value"] is None:
             return "whether the test's rows stand in the training data was not judged"
         return (
-            f"{share['value']:.1%} of the test's rows stand in the training data "
+            f"{share['value']:.1%} of the test's rows that can be judged stand in the training data "
             f"({CONTAMINATION} {share['value']:.3f} [{share['low']:.3f}, {share['high']:.3f}])"
         )
 

@@ -38,7 +38,10 @@ class TestHelp:
     def test_it_lists_every_command(self) -> None:
         shown = tunetrail("--help")
         assert shown.exit_code == DONE
-        for command in ("run", "report", "rejects", "check", "use", "sync"):
+        for command in (
+            "run", "report", "rejects", "check", "use", "sync", "verify", "reproduce", "promote",
+            "rollback", "audit", "lineage", "doctor", "gc", "server",
+        ):  # fmt: skip
             assert f"\n  {command} " in shown.output
         assert "0 done, 1 a gate said no, 2 bad input, 3 a fault" in " ".join(shown.output.split())
         assert "..." not in shown.output.replace("[ARGS]...", "")  # no help is cut short
@@ -165,7 +168,7 @@ class TestReport:
         assert "contaminated_share  0.250 [0.071, 0.591]  0.250 [0.071, 0.591]" in lines
         assert "contaminated_share        not judged" in lines
         said = (
-            "25.0% of the test's rows stand in the training data "
+            "25.0% of the test's rows that can be judged stand in the training data "
             "(contaminated_share 0.250 [0.071, 0.591])"
         )
         assert f"  {said}" in lines
