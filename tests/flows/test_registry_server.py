@@ -324,6 +324,8 @@ def test_a_user_without_a_role_reads_nothing(world: World) -> None:
     assert eve.done("GET", "registered-models/search").get("registered_models", []) == []
     assert registry_access.users(world.database)["eve"] == "no role"
     registry_access.remove_user(world.database, "eve")
+    assert eve("GET", "registered-models/get", name=NAME).status_code in (401, 403, 404)
+    time.sleep(registry_server.PASSWORD_SECONDS)
     assert eve("GET", "registered-models/search").status_code == 401
 
 
