@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from hashlib import blake2b
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from tasks.dataset.containers import Content
 from tasks.dataset.faults import RowError
 from tasks.dataset.readers import BadRow, Row, Rules
 from tasks.dataset.rejects import Rejects, account
+from tasks.dataset.seen_ids import SeenIds
 from tasks.lineage import stage
 from tasks.lineage.console import counted, log, progress
 from tasks.lineage.stage import STATE, GateError, Metrics, Out, StageError
@@ -22,9 +22,6 @@ from tasks.lineage.tracking import log_input
 from tasks.params import Ingest, Source
 
 PROGRESS_ROWS = 1000
-ID_BYTES = 15
-"""Of an id's hash: two of a billion ids share one with a probability below 1e-18."""
-
 NUMBERED_BY_LINE = ("jsonl", "csv", "tsv")
 
 
@@ -153,7 +150,7 @@ class Reading:
         make, columns = self._mapper.record, rules.columns
         wanted = None if columns is None else set(columns)
         by_line = part.container in NUMBERED_BY_LINE
-        seen: set[bytes] = set()
+        seen = SeenIds()
         for number, row in enumerate(containers.rows(part, rules), start=1):
             self._rows_in += 1
             id = None
@@ -165,10 +162,8 @@ class Reading:
                 spare_id = f"line-{row.line:07}" if by_line else f"row-{number:07}"
                 record = make(row.values, spare_id, name)
                 id = record["id"]
-                digest = blake2b(id.encode(), digest_size=ID_BYTES).digest()
-                if digest in seen:
+                if not seen.add(id):
                     raise RowError("duplicate_id", "the id comes a second time")
-                seen.add(digest)
                 write(kind, record)
             except RowError as fault:
                 self._reject(name, row, id, fault)

@@ -11,7 +11,6 @@ import contextlib
 import stat
 import tarfile
 import zipfile
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -21,6 +20,9 @@ from tasks.dataset import containers
 from tasks.dataset.containers import Content
 from tasks.dataset.places import Container, Form, form
 from tasks.lineage.stage import StageError
+
+HEADER_BYTES = 1 << 20
+"""Of a tar header that is read into memory whole: a long name or a list of properties."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,18 +80,15 @@ def members(
 def _damage(name: str) -> Iterator[None]:
     try:
         yield
-    except (
-        zipfile.BadZipFile,
-        tarfile.TarError,
-        EOFError,
-        zlib.error,
-        NotImplementedError,
-    ) as error:
-        raise StageError(f"{name}: a damaged archive ({error}); make it again") from None
-    except RuntimeError as error:
-        if "password" not in str(error):
-            raise
-        raise StageError(f"{name}: a member is encrypted; make it again without one") from None
+    except StageError:
+        raise
+    except Exception as error:  # zipfile and tarfile have no common class for what damage leads to
+        if isinstance(error, RuntimeError) and "password" in str(error):
+            text = "a member is encrypted; make it again without a password"
+        else:
+            why = str(error).splitlines()[0] if str(error) else type(error).__name__
+            text = f"a damaged archive ({why}); make it again"
+        raise StageError(f"{name}: {text}") from None
 
 
 def _hidden(name: str) -> bool:
@@ -114,7 +113,43 @@ def _of_zip(file: IO[bytes]) -> Iterator[tuple[_Member, Any]]:
 
 def _of_tar(file: IO[bytes], name: str, archive: Form) -> Iterator[tuple[_Member, Any]]:
     stream = containers.decompressed(file, name, archive.compression)
-    with tarfile.open(fileobj=stream, mode="r|") as tar:
+    with tarfile.open(fileobj=stream, mode="r|", tarinfo=_Header) as tar:
         for info in tar:
             member = _Member(info.name, info.islnk() or info.issym(), info.isfile(), info)
             yield member, lambda info=info: tar.extractfile(info)
+            vars(tar)["members"].clear()  # tarfile keeps them all, to find them by name
+        rest: Any = tar.fileobj
+        while more := rest.read(containers.BUFFER_BYTES):
+            if more.strip(b"\0"):
+                raise tarfile.ReadError("there is more behind the block that ends it")
+
+
+class _Header(tarfile.TarInfo):
+    """A member's header, or the block of zeros that ends the archive.
+
+    tarfile takes a file that is cut between two members, and a broken header behind the first one,
+    for the end of the archive, and so loses the members behind it.
+    """
+
+    @classmethod
+    def frombuf(cls, buf: Any, encoding: str, errors: str) -> Any:
+        try:
+            header = super().frombuf(buf, encoding, errors)
+        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
+            raise
+        except tarfile.HeaderError as error:
+            cut = len(buf) < tarfile.BLOCKSIZE
+            why = "it ends without the block that ends one" if cut else str(error)
+            raise tarfile.ReadError(why) from None
+        if header.size < 0 or (header.type in _READ_WHOLE and header.size > HEADER_BYTES):
+            raise tarfile.ReadError(f"a header of {header.size} bytes")
+        return header
+
+
+_READ_WHOLE = (
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+)

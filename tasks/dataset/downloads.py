@@ -183,7 +183,8 @@ def _bring(address: str, path: Path, check: Callable[[Path], None]) -> None:
     except StageError:
         raise
     except Exception as error:  # every client has classes of its own
-        raise DownloadError(f"{name}: cannot be brought ({_line(error)}); {_AGAIN}") from error
+        why = _line(error).replace(address, name)  # a client may quote it, key and all
+        raise DownloadError(f"{name}: cannot be brought ({why}); {_AGAIN}") from None
     finally:
         partial.unlink(missing_ok=True)
 

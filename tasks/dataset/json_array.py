@@ -2,7 +2,8 @@
 
 Brackets and strings alone say where an element ends, so one that is wrong inside costs itself.  When
 the brackets themselves are wrong, reading goes on at the next line that begins as the elements above
-did; an array that is written in one line has none, and the rest of it is one reject.
+did; an array that is written in one line has none, and the rest of it is one reject.  So is the
+rest of a file of which more than a bounded part would have to be looked at again.
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ from tasks.lineage.stage import StageError
 
 CHUNK_BYTES = 1 << 16
 MAX_BRACKETS = 1000
+RESCANS = 64
+"""Elements without an end that a file may have, each as long as a row may be: what was looked at to
+find an end is looked at again for the elements in it, which must not cost the square of the file."""
 _NEXT = re.compile(rb'["\[\]{},]')
 _STRING = re.compile(rb'[^"\\\n]*(?:\\[^\n][^"\\\n]*)*')
 _SPACE = re.compile(rb"[ \t\r\n]*")
@@ -47,13 +51,16 @@ def read_json(file: IO[bytes], name: str, rules: Rules) -> Iterator[Row | BadRow
         )
     window.take(1)
     comma = True  # none is needed before the first element
+    rescans = RESCANS * max(rules.max_line_bytes, CHUNK_BYTES)  # bytes
     while (begin := window.skip_space()) not in (b"", b"]"):
         line, byte = window.line, window.byte
         element = _Element(window, rules.max_line_bytes)
         try:
             raw = window.take(element.length())
         except _Broken as fault:
-            bad, found = _recover(element, fault)
+            seen = element.seen
+            bad, found = _recover(element, fault, again=rescans > 0)
+            rescans -= max(0, seen - (window.byte - byte))
             yield bad
             if not found:
                 return
@@ -95,8 +102,9 @@ def _take_comma(window: _Window) -> bool:
     return comma
 
 
-def _recover(element: _Element, fault: _Broken) -> tuple[BadRow, bool]:
-    """Reject an element that has no end, and go to where the next one begins, if that is known."""
+def _recover(element: _Element, fault: _Broken, *, again: bool) -> tuple[BadRow, bool]:
+    """Reject an element that has no end, and go to where the next one begins, if that is known and
+    what was looked at may be looked at `again`."""
     window = element.window
     line, byte, raw = window.line, window.byte, window.head()
     detail, found = str(fault), True
@@ -108,6 +116,12 @@ def _recover(element: _Element, fault: _Broken) -> tuple[BadRow, bool]:
             return BadRow(line, byte, byte + length, raw, fault.reason, detail), True
         except _Broken as also:
             detail += f", and {also}"
+    if not again:
+        window.drop_rest()
+        detail += (
+            "; too many elements above have no end either, so the rest of the file is not read"
+        )
+        return BadRow(line, byte, window.byte, raw, fault.reason, detail), False
     found = window.to_next()
     if not found:
         detail += (
@@ -193,7 +207,7 @@ class _Element:
     def __init__(self, window: _Window, limit: int) -> None:
         self.window = window
         self.limit = limit
-        self._seen = 0  # bytes of the element that were looked at
+        self.seen = 0  # bytes of the element that were looked at
         self._closers: list[bytes] = []
         self._in_string = False
         self._ended = False
@@ -204,14 +218,14 @@ class _Element:
         Raises:
             _Broken: when it has no end, or none within the limit.
         """
-        while not self._scan(self.window.at + self._seen):
+        while not self._scan(self.window.at + self.seen):
             if not self.window.more():
                 raise _Broken("truncated_json", "the file ends inside an element")
-            if self._seen > self.limit:
+            if self.seen > self.limit:
                 raise _Broken("line_too_long", f"more than {self.limit} bytes")
-        if self._seen > self.limit:
+        if self.seen > self.limit:
             raise _Broken("line_too_long", f"more than {self.limit} bytes")
-        return self._seen
+        return self.seen
 
     def skip(self) -> int:
         """Go behind an element that is too long, of which `length` has looked at a part.
@@ -219,12 +233,12 @@ class _Element:
         Raises:
             _Broken: when it has no end.
         """
-        length = self._seen
+        length = self.seen
         self.window.take(length)
         while not self._ended:
             self._scan(self.window.at)
-            length += self._seen
-            self.window.take(self._seen)
+            length += self.seen
+            self.window.take(self.seen)
             if not self._ended and not self.window.more():
                 raise _Broken("truncated_json", "the file ends inside it")
         return length
@@ -232,8 +246,12 @@ class _Element:
     def _scan(self, at: int) -> bool:
         """Look at what is in memory from `at` on; whether the element ends there."""
         at, self._ended = self._end(self.window.buffer, at)
-        self._seen = at - self.window.at
+        self.seen = at - self.window.at
         return self._ended
+
+    def _broken(self, at: int, reason: str, detail: str) -> _Broken:
+        self.seen = at - self.window.at
+        return _Broken(reason, detail)
 
     def _end(self, buffer: bytes, at: int) -> tuple[int, bool]:
         """Behind the element and True, or behind what was looked at and False."""
@@ -243,7 +261,7 @@ class _Element:
                 at = _STRING.match(buffer, at).end()  # type: ignore[union-attr]
                 stop = buffer[at : at + 2]
                 if stop[:1] == b"\n" or stop == b"\\\n":
-                    raise _Broken("invalid_json", "a string is not closed on its line")
+                    raise self._broken(at, "invalid_json", "a string is not closed on its line")
                 if stop[:1] != b'"':
                     return at, False
                 self._in_string = False
@@ -259,13 +277,15 @@ class _Element:
             elif what in _CLOSER:
                 closers.append(_CLOSER[what])
                 if len(closers) > MAX_BRACKETS:
-                    raise _Broken("too_deep", f"brackets are nested more than {MAX_BRACKETS} deep")
+                    why = f"brackets are nested more than {MAX_BRACKETS} deep"
+                    raise self._broken(at, "too_deep", why)
             elif not closers:
                 if what == b"}":
-                    raise _Broken("invalid_json", "} closes what is not open")
+                    raise self._broken(at, "invalid_json", "} closes what is not open")
                 return token.start(), True  # the element is a number or a word
             elif what != b",":
                 if closers.pop() != what:
-                    raise _Broken("invalid_json", f"{what.decode()} closes what is not open")
+                    why = f"{what.decode()} closes what is not open"
+                    raise self._broken(at, "invalid_json", why)
                 if not closers:
                     return at, True

@@ -36,9 +36,7 @@ KNOWN = f"{' '.join(_CONTAINERS)}, each also with .gz or .zst behind it, .zip .t
 _SHOWN = 8
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _HASH = re.compile(r"sha256=[0-9a-fA-F]{64}")
-_HUB = re.compile(
-    r"hf://datasets/(?P<repo>[\w.-]+(?:/[\w.-]+)?)(?:@(?P<commit>[^/]*))?/(?P<path>.+)"
-)
+_HUB = re.compile(r"hf://datasets/(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<commit>[^/]*))?/(?P<path>.+)")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 

@@ -28,7 +28,9 @@ def read_parquet(file: IO[bytes], name: str, rules: Rules) -> Iterator[Row | Bad
     from pyarrow import parquet
 
     def batches() -> Iterator[Any]:
-        table = parquet.ParquetFile(file, pre_buffer=False, buffer_size=1 << 16)
+        table = parquet.ParquetFile(
+            file, pre_buffer=False, buffer_size=1 << 16, page_checksum_verification=True
+        )
         check_header(name, table.schema_arrow.names, rules)
         yield from table.iter_batches(batch_size=BATCH_ROWS)
 

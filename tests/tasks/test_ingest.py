@@ -17,7 +17,7 @@ import pytest
 import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from pyarrow import parquet
+from pyarrow import ipc, parquet
 
 from tasks import ingest
 from tasks.lineage.stage import GateError, StageError
@@ -423,6 +423,74 @@ def test_whatever_the_bytes_are_the_counts_add_up(
         content = content[:place] + added + content[place + removed :]
     raw(folder, chat_jsonl=content)
     metrics, rejects = run(folder, section(CHAT, line=150))
+    assert metrics["rows_in"] == metrics["rows_out"] + len(rejects)
+    assert len(read(folder / "out" / "chat.jsonl")) == metrics["rows_out"]
+
+
+def columns(kind: str) -> bytes:
+    table = pa.Table.from_pylist([{**ROW, "id": str(number)} for number in range(5)])
+    target = io.BytesIO()
+    if kind == "parquet":
+        parquet.write_table(table, target)
+    else:
+        new = ipc.new_file if kind == "arrow" else ipc.new_stream
+        with new(target, table.schema) as writer:
+            writer.write_table(table)
+    return target.getvalue()
+
+
+FIVE = [{**ROW, "id": str(number)} for number in range(5)]
+CELLS = b"id,at,text,label\n" + b"".join(
+    f'{row["id"]},{row["at"]},"{row["text"]}",{row["label"]}\n'.encode() for row in FIVE
+)
+CONTENTS: dict[str, bytes] = {
+    "a.jsonl": lines(*FIVE),
+    "a.json": json.dumps(FIVE, indent=1).encode(),
+    "b.json": json.dumps(FIVE).encode(),
+    "a.csv": CELLS,
+    "a.tsv": CELLS.replace(b",", b"\t"),
+    "a.jsonl.gz": gzip.compress(lines(*FIVE), 0),
+    "a.jsonl.zst": zstandard.compress(lines(*FIVE)),
+    "a.zip": zipped({"a.jsonl": lines(*FIVE), "b.csv": CELLS}),
+    "a.tar": tarred({"a.jsonl": lines(*FIVE), "b.csv": CELLS}, "w"),
+    "a.parquet": columns("parquet"),
+    "a.arrow": columns("arrow"),
+    "b.arrow": columns("stream"),
+}
+
+
+@pytest.mark.parametrize("name", CONTENTS)
+@settings(
+    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    edits=st.lists(
+        st.tuples(
+            st.floats(0, 1), st.integers(0, 4), st.binary(max_size=3) | st.sampled_from(b'{}[]",')
+        ),
+        max_size=6,
+    ),
+    instead=st.none() | st.binary(max_size=60),
+)
+def test_no_bytes_break_a_container(
+    tmp_path_factory: pytest.TempPathFactory,
+    name: str,
+    edits: list[tuple[float, int, bytes | int]],
+    instead: bytes | None,
+) -> None:
+    content = CONTENTS[name] if instead is None else instead
+    for where, removed, added in edits:
+        at = int(where * len(content))
+        new = bytes([added]) if isinstance(added, int) else added
+        content = content[:at] + new + content[at + removed :]
+    folder = tmp_path_factory.mktemp("any")
+    raw(folder)
+    (folder / "raw" / name).write_bytes(content)
+    wanted = section({**CHAT, "file": name})
+    try:
+        metrics, rejects = run(folder, wanted)
+    except (StageError, GateError):
+        return
     assert metrics["rows_in"] == metrics["rows_out"] + len(rejects)
     assert len(read(folder / "out" / "chat.jsonl")) == metrics["rows_out"]
 

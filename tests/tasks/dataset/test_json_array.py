@@ -187,3 +187,32 @@ def test_whatever_the_bytes_are_elements_come_in_order(
             at = row.end
     except StageError:
         assert not content.lstrip(b" \t\r\n").startswith(b"[")
+
+
+@pytest.mark.parametrize("rows", [20_000, 40_000])
+def test_elements_without_an_end_do_not_cost_the_square(
+    rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(json_array, "RESCANS", 4)
+    monkeypatch.setattr(json_array, "CHUNK_BYTES", 500)
+    looked = 0
+    scan = json_array._Element._scan
+
+    def counted(element: json_array._Element, at: int) -> bool:
+        nonlocal looked
+        before = at - element.window.at
+        ended = scan(element, at)
+        looked += element.seen - before
+        return ended
+
+    monkeypatch.setattr(json_array._Element, "_scan", counted)
+    content = b"[\n" + GOOD + b",\n" + b'{"id":[\n' * rows + GOOD + b"\n]"
+    found = read(content)
+    assert looked < 20 * LIMIT * 4
+    assert told(found)[0] == "1"
+    assert set(told(found)[1:]) == {"line_too_long"}
+    assert found[-1].end == len(content)
+    assert isinstance(found[-1], BadRow)
+    assert found[-1].detail.endswith(
+        "; too many elements above have no end either, so the rest of the file is not read"
+    )
