@@ -34,7 +34,7 @@ def test_a_killed_run_ends_where_it_would_have(
     assert killing.disturb(registered.root, kills, random.Random(0)) == kills
 
 
-@pytest.mark.parametrize("how", [["repro"], ["repro", "--no-run-cache"]])
+@pytest.mark.parametrize("how", [["repro"], ["repro", "--force"]])
 def test_a_kill_between_the_two_renames_of_a_folder(
     registered: RegisteredProject, how: list[str]
 ) -> None:
@@ -46,6 +46,6 @@ def test_a_kill_between_the_two_renames_of_a_folder(
     registered.dvc(*how)
     assert hashes.manifest(Path("models/sft")) == before
     assert Path("dvc.lock").read_bytes() == lock
-    if "--no-run-cache" in how:
+    if "--force" in how:
         assert not Path("models/.sft.old").exists()
         assert not Path("models/.sft.partial").exists()

@@ -157,6 +157,7 @@ class Pipeline:
 VERDICT = {
     "candidate": "dpo",
     "verdict": "pass",
+    "contaminated_share": {"value": None, "low": None, "high": None},
     "gates": [
         {
             "metric": "exact_match",
