@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import re
 import shlex
 import shutil
@@ -16,8 +17,9 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from tasks.dataset import downloads, places
-from tasks.lineage.stage import FAULT, MISUSE
+from tasks.dataset import containers, downloads, mapping, places
+from tasks.dataset.readers import Row, Rules
+from tasks.lineage.stage import FAULT, MISUSE, StageError
 from tasks.params import Loc, ParamsError, load, problem_at
 
 PARAMS = Path("params.yaml")
@@ -28,6 +30,12 @@ LOCKED = ("torch", "transformers", "peft", "trl", "bitsandbytes", "dvc", "mlflow
 """Packages whose version changes results, or whose API this project builds on."""
 
 LEAST_FREE_BYTES = 2**30
+
+FIRST_ROWS = 20
+"""Of a file, whose columns are looked at: the first may lack one and be rejected for it."""
+
+MOST_BYTES = 1_000_000
+"""Of such a row."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +63,7 @@ def faults() -> list[Fault]:
     """Check the project in the current folder: its input first, then its environment."""
     project = _Project(_read(PARAMS), _read(DVC_YAML).get("stages", {}))
     found = [Fault(text, MISUSE) for text in _of_params()]
-    for check in (_workflow, _sources, _base_files):
+    for check in (_workflow, _sources, _columns, _base_files):
         found += [Fault(text, MISUSE) for text in _tolerant(check, project)]
     found += [Fault(text, FAULT) for text in _tolerant(_gguf_package, project)]
     for of_machine in (_packages, _python, _repositories, _disk):
@@ -118,6 +126,70 @@ def _sources(project: _Project) -> Iterator[str]:
         pinned = places.is_url(name) and not places.wrong_name(name, container)
         if pinned and (unavailable := downloads.unavailable(name)):
             yield _at(PARAMS, ("ingest", "sources", index, "file"), unavailable)
+
+
+def _columns(project: _Project) -> Iterator[str]:
+    """What maps and the split read, against what the files have."""
+    known: list[set[str] | None] = []
+    for index, source in enumerate(project.params["ingest"]["sources"]):
+        loc = ("ingest", "sources", index)
+        try:
+            found = _columns_of(project.raw("ingest"), source)
+        except StageError as error:
+            yield _at(PARAMS, (*loc, "file"), str(error))
+            found = None
+        known.append(found)
+        if source["map"] is None or source["columns"] is not None or found is None:
+            continue
+        for name, columns in mapping.columns_read(
+            source["map"], f"ingest.sources[{index}]"
+        ).items():
+            for column in columns:
+                if column not in found:
+                    has = ", ".join(sorted(found))
+                    text = f"reads column {column!r}, which {source['file']} has not; it has {has}"
+                    yield _at(PARAMS, (*loc, "map", name), text)
+    yield from _tolerant(lambda project: _split_columns(project, known), project)
+
+
+def _split_columns(project: _Project, known: list[set[str] | None]) -> Iterator[str]:
+    """The split needs a time or a group of the chats that are trained on."""
+    need = project.params["format"]["split"]["strategy"]
+    sources = zip(project.params["ingest"]["sources"], known, strict=True)
+    given = [
+        need in source["map"] if source["map"] is not None else columns is None or need in columns
+        for source, columns in sources
+        if (source["kind"], source["role"]) == ("chat", "train")
+    ]
+    if need in ("time", "group") and given and not any(given):
+        text = (
+            f"is {need}, but no source of chats to train on has a {need}; map {need} to a column, or "
+            "take another strategy"
+        )
+        yield _at(PARAMS, ("format", "split", "strategy"), text)
+
+
+def _columns_of(raw: Path, source: Mapping[str, Any]) -> set[str] | None:
+    """The columns that the first rows of a source's plain files have; None where that is not told.
+
+    Raises:
+        StageError: when a file cannot be read at all.
+    """
+    if source["columns"] is not None:
+        return set(source["columns"])
+    if places.is_url(source["file"]):
+        return None
+    found: set[str] = set()
+    for name in places.files(raw, source["file"]):
+        form = places.form(name, (source["read_as"] or {}).get("container"))
+        if form.archive or form.container not in ("jsonl", "json", "csv", "tsv"):
+            return None
+        with containers.opened(raw / name, name, form) as content:
+            rows = containers.rows(content, Rules(MOST_BYTES, False, None))
+            for row in itertools.islice(rows, FIRST_ROWS):
+                if isinstance(row, Row):
+                    found.update(row.values)
+    return found or None
 
 
 def _base_files(project: _Project) -> Iterator[str]:

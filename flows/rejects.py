@@ -77,28 +77,49 @@ class Found:
     others: Counter[Total]
     """What there is beside them."""
     failed: list[str]
-    """Stages whose last run failed."""
+    """The stage whose last run failed, if there is one."""
+    earlier: list[str]
+    """Stages behind it: their lists are of an earlier run, and not counted."""
 
     @property
     def rows(self) -> int:
         return self.totals.total()
 
 
-def lists() -> dict[str, Path]:
-    """The list of each stage that has one: of its last run, be it done or failed."""
+@dataclass(frozen=True)
+class Lists:
+    """The list of each stage that has one, in the order of the stages: `current` up to the first
+    stage whose last run failed, and `earlier` behind it."""
+
+    current: dict[str, Path]
+    earlier: dict[str, Path]
+
+    @property
+    def failed(self) -> list[str]:
+        return [stage for stage, path in self.current.items() if path.parent == FAILED]
+
+
+def lists() -> Lists:
+    """What there is to read: of the last run of each stage, be it done or failed."""
     found = {path.stem: path for path in sorted(KEPT.glob("*.jsonl"))}
     found |= {path.stem: path for path in sorted(FAILED.glob("*.jsonl"))}
     rank = {stage: at for at, stage in enumerate(ORDER)}
-    return dict(sorted(found.items(), key=lambda item: (rank.get(item[0], len(rank)), item[0])))
+    stages = sorted(found, key=lambda stage: (rank.get(stage, len(rank)), stage))
+    failed = [at for at, stage in enumerate(stages, start=1) if found[stage].parent == FAILED]
+    end = failed[0] if failed else len(stages)
+    return Lists(
+        {stage: found[stage] for stage in stages[:end]},
+        {stage: found[stage] for stage in stages[end:]},
+    )
 
 
 def read() -> Iterator[Reject]:
-    """Every reject, one at a time, for there may be many.
+    """Every reject but those of earlier runs, one at a time, for there may be many.
 
     Raises:
         Unreadable: at a line that no stage wrote.
     """
-    for stage, path in lists().items():
+    for stage, path in lists().current.items():
         with path.open(encoding="utf-8") as file:
             for number, line in enumerate(file, start=1):
                 yield _reject(stage, path, number, line)
@@ -121,7 +142,8 @@ def find(wanted: Wanted, limit: int, table: IO[str] | None) -> Found:
     Raises:
         Unreadable: at a line that no stage wrote.
     """
-    found = Found(Counter(), [], Counter(), [stage for stage, of in lists().items() if _failed(of)])
+    there = lists()
+    found = Found(Counter(), [], Counter(), there.failed, [*there.earlier])
     rows = csv.writer(table, lineterminator="\n") if table else None
     if rows:
         rows.writerow(field.name for field in fields(Reject))
@@ -137,10 +159,6 @@ def find(wanted: Wanted, limit: int, table: IO[str] | None) -> Found:
     return found
 
 
-def _failed(path: Path) -> bool:
-    return path.parent == FAILED
-
-
 def _cell(value: object) -> object:
     """A spreadsheet runs a cell that begins with one of these signs; an apostrophe makes it text."""
     return f"'{value}" if isinstance(value, str) and value[:1] in {*"=+-@\t\r"} else value
@@ -150,11 +168,13 @@ def describe(found: Found, wanted: Wanted) -> Iterator[str]:
     """Lines to print: totals first, then rows."""
     if not found.rows:
         yield _nothing(found, wanted)
+        yield from _left_out(found)
         return
     yield f"{_rows(found.rows)} rejected"
     for stage in found.failed:
         if any(of == stage for of, _, _ in found.totals):
             yield f"The last run of {stage} failed; these are the rows that it rejected."
+    yield from _left_out(found)
     yield ""
     yield from _table(found.totals)
     for stage in dict.fromkeys(reject.stage for reject in found.first):
@@ -171,6 +191,14 @@ def describe(found: Found, wanted: Wanted) -> Iterator[str]:
         )
 
 
+def _left_out(found: Found) -> Iterator[str]:
+    if found.earlier:
+        yield (
+            f"The lists of {', '.join(found.earlier)} are of an earlier run and left out: "
+            f"{found.failed[0]} comes before."
+        )
+
+
 def _nothing(found: Found, wanted: Wanted) -> str:
     if found.others:
         stages, sources, reasons = (
@@ -181,7 +209,9 @@ def _nothing(found: Found, wanted: Wanted) -> str:
             f"There are rejects of the stages {stages}; of the sources {sources}; "
             f"for the reasons {reasons}."
         )
-    if lists():
+    if found.failed:
+        return f"No row was rejected before the last run of {found.failed[0]} failed."
+    if lists().current:
         return "No row was rejected: every row that was read went on."
     return "No stage has looked at a row yet. `tunetrail run format` runs those that do."
 

@@ -27,10 +27,13 @@ from tasks.dataset.rejects import Rejects, account
 from tasks.dataset.splits import BENCHMARK, REGRESSION, TEST, TRAINING, Plan
 from tasks.lineage import stage
 from tasks.lineage.console import counted, log
-from tasks.lineage.stage import Metrics, Out, StageError
+from tasks.lineage.stage import GateError, Metrics, Out, StageError
 from tasks.lineage.tracking import log_input
 from tasks.model import chat
 from tasks.params import Compute, Decontamination, Format, Mix, NearDuplicates, Split
+
+LEFT_OUT = "left out on purpose"
+"""What rejects are counted under that are no fault of their source."""
 
 
 def run(
@@ -60,6 +63,7 @@ def run(
             write(rows, plan, parts, rejects, writer)
         reasons = rejects.total()
         refuse_empty(writer.rows, reasons, settings.split)
+        refuse_faults(rejects, rows.columns, settings.max_reject_share)
         write_json(out / "contract.json", chat.contract(tokenizer))
         left = overlap.shares(plan.kept, held_out(rows, plan, parts))
         write_json(out / "contamination.json", left)
@@ -90,10 +94,12 @@ def run(
 
 
 def near_duplicates(rows: Rows, settings: NearDuplicates, seed: int) -> Ints:
-    """The cluster of each row, named by its first row. Documents are in none, but for those that
-    are only compared with; nor are rows that cannot be rendered."""
+    """The cluster of each row, named by its first row; rows that cannot be rendered are in none.
+
+    Documents are compared whole, so memory grows by 8 bytes for each of their words.
+    """
     found = rows.columns
-    compared = (found.kind != TEXT) | (found.role == columns.BENCHMARK)
+    compared = np.ones(len(found), np.bool_)
     compared[list(found.faults)] = False
     chosen = np.flatnonzero(compared)
     partition = duplicates.clusters(columns.UserTexts(rows, chosen), settings, seed)
@@ -206,9 +212,10 @@ def tokens(rows: Rows, parts: Mapping[str, Flags]) -> dict[str, float]:
 
 
 def reject(rejects: Rejects, record: Mapping[str, Any], error: RowError) -> None:
-    """Write a record to the reject file."""
+    """Write a record to the reject file; what is left out on purpose is counted by itself."""
     text = records.user_text(record)
-    rejects.add(record["source"], error.reason, error.detail, text, id=record["id"])
+    under = LEFT_OUT if error.reason in splits.ON_PURPOSE else None
+    rejects.add(record["source"], error.reason, error.detail, text, id=record["id"], under=under)
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
@@ -245,6 +252,18 @@ def refuse_empty(rows: Mapping[str, int], reasons: Mapping[str, int], split: Spl
         if not rows[part]:
             found = ", ".join(f"{reason} {count}" for reason, count in reasons.items()) or "none"
             raise StageError(f"no row is left for {part}; rows rejected: {found}; {remedy}")
+
+
+def refuse_faults(rejects: Rejects, rows: columns.Columns, limit: float) -> None:
+    """Say no when too many rows of a source are at fault.
+
+    Raises:
+        GateError: with the sources, and the place of the complete list.
+    """
+    counts = np.bincount(rows.source, minlength=len(rows.sources)).tolist()
+    rows_in = dict(zip(rows.sources, counts, strict=True))
+    if over := rejects.over(rows_in, limit, "format.max_reject_share"):
+        raise GateError("\n".join(over))
 
 
 if __name__ == "__main__":

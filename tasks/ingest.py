@@ -11,7 +11,7 @@ from typing import Any
 from tasks.dataset import archives, containers, downloads, mapping, places, records, tables
 from tasks.dataset.archives import Refused
 from tasks.dataset.containers import Content
-from tasks.dataset.faults import RowError
+from tasks.dataset.faults import RowError, quoted
 from tasks.dataset.readers import BadRow, Row, Rules
 from tasks.dataset.rejects import Rejects, account
 from tasks.dataset.seen_ids import SeenIds
@@ -195,7 +195,9 @@ def check_columns(columns: Any, expected: Sequence[str]) -> None:
     if missing := [name for name in expected if name not in columns]:
         raise RowError("missing_column", f"column {missing[0]!r} is not there")
     if extra := [name for name in columns if name not in expected]:
-        raise RowError("extra_column", f"column {extra[0]!r} is not one that params.yaml lists")
+        raise RowError(
+            "extra_column", f"column {quoted(extra[0])} is not one that params.yaml lists"
+        )
 
 
 if __name__ == "__main__":

@@ -178,6 +178,7 @@ class Mix(Section):
 
 
 class Format(Section):
+    max_reject_share: Share
     max_tokens: Annotated[int, Field(ge=16)]
     near_duplicates: NearDuplicates
     split: Split
@@ -563,6 +564,26 @@ def _check_split(values: Mapping[str, Any]) -> Iterator[tuple[Loc, str]]:
         yield (*loc, "validation_share"), f"{text}; lower one of them"
 
 
+def _check_strata(values: Mapping[str, Any]) -> Iterator[tuple[Loc, str]]:
+    """An answer that is a mapping says which fields there are."""
+    field = values["format"]["split"]["stratify_by"]
+    answers = [
+        (source["map"] or {}).get("assistant")
+        for source in values["ingest"]["sources"]
+        if (source["kind"], source["role"]) == ("chat", "train")
+    ]
+    mapped = [answer for answer in answers if isinstance(answer, dict)]
+    declared = (values["validate"]["answer_schema"] or {}).get("properties", {})
+    if field is None or not mapped or len(mapped) < len(answers):
+        return
+    if declared and field not in declared:  # which the check of the split tells
+        return
+    fields = list(dict.fromkeys(name for answer in mapped for name in answer))
+    if field not in fields:
+        text = f"is {field!r}, a field of no answer that a map makes; known: {', '.join(fields)}"
+        yield ("format", "split", "stratify_by"), text
+
+
 def _check_mix(values: Mapping[str, Any]) -> Iterator[tuple[Loc, str]]:
     mix, sources = values["format"]["mix"], values["ingest"]["sources"]
     loc = ("format", "mix")
@@ -643,6 +664,7 @@ _CHECKS: tuple[Callable[[Mapping[str, Any]], Iterator[tuple[Loc, str]]], ...] = 
     _check_base,
     _check_sources,
     _check_split,
+    _check_strata,
     _check_mix,
     _check_day,
     _check_gates,

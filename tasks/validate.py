@@ -44,11 +44,15 @@ def run(
     warning = checklist.volume(len(kept.train()))
     if warning:
         log.warning("%s", warning)
-    findings = expectations.evaluate(kept.tables(), scores, warning, validate, docs)
+    findings = expectations.evaluate(
+        kept.tables(), kept.reject_shares(), scores, warning, validate, docs
+    )
     log_artifact(docs, "data_docs")
     failed = [finding for finding in findings if not finding.passed]
     log.info("%d expectations, %d failed; see %s", len(findings), len(failed), docs / "index.html")
     over = rejects.over(kept.rows_in, validate.max_reject_share, "validate.max_reject_share")
+    if failed:
+        rejects.keep()  # what is rejected is a stage's output, and goes when the stage fails
     refuse(failed, over, docs)
     return {
         "rows_in": sum(kept.rows_in.values()),

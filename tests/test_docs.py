@@ -44,6 +44,7 @@ def exists(command: str) -> tuple[bool, str]:
         probe = [sys.executable, *words[1:3], "--help"]
     elif words[0] in ("tunetrail", "dvc", "mlflow"):
         depth = 3 if words[1] in ("metrics", "plots", "remote", "models") else 2
+        depth = 4 if words[1:3] == ["server", "user"] else depth
         probe = [str(BIN / words[0]), *words[1:depth], "--help"]
         if words[:2] == ["mlflow", "ui"]:
             probe = [str(BIN / "mlflow"), "ui", "--help"]

@@ -7,7 +7,6 @@ same for any number of rows and can be compared between datasets of different si
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -144,8 +143,7 @@ def distinct_words(texts: Sequence[str]) -> float | None:
         bigrams: list[int] = []
         for text in texts[start : start + _BATCH]:
             numbers = [
-                vocabulary.setdefault(word, len(vocabulary))
-                for word in _WORD.findall(text.casefold())
+                vocabulary.setdefault(word, len(vocabulary)) for word in duplicates.words(text)
             ]
             bigrams += [left << 32 | right for left, right in pairwise(numbers)]
         total += len(bigrams)
@@ -153,7 +151,6 @@ def distinct_words(texts: Sequence[str]) -> float | None:
     return len(np.unique(np.concatenate(found))) / total if total else None
 
 
-_WORD = re.compile(r"[^\W_]+")
 _BATCH = 1_000
 
 

@@ -22,8 +22,8 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from tasks.dataset import boilerplate, duplicates, ngrams, records
-from tasks.dataset.lines import BATCH, Lines
+from tasks.dataset import boilerplate, duplicates, ngrams, quality, records
+from tasks.dataset.lines import Lines
 from tasks.dataset.ngrams import Hashes, Ints, WordStore
 from tasks.lineage.console import log
 from tasks.model import chat
@@ -70,7 +70,7 @@ class Columns:
     key: Hashes
     """Of source and id."""
     label: Hashes
-    """Of a chat's last answer, or of the field that is stratified by."""
+    """Of what a chat's last answer means, or the field of it that is stratified by."""
     tokens: NDArray[np.int32]
     """Shape (rows, 2): of the rendered chat, 0; of a preference's chosen and rejected answer."""
     supervised: NDArray[np.int32]
@@ -133,6 +133,12 @@ class Rows:
             for begin, end in file.batches():
                 yield from enumerate(file.read(begin, end), start=first + begin)
 
+    def batches(self) -> Iterator[tuple[int, int]]:
+        """The rows at which batches begin and end that memory holds, however long the rows are."""
+        for first, file in zip(self._first.tolist(), self._files, strict=False):
+            for begin, end in file.batches():
+                yield first + begin, first + end
+
     def line(self, row: int) -> bytes:
         """The line of a row."""
         file, number = self._place(row)
@@ -144,7 +150,8 @@ class Rows:
 
 
 class UserTexts(Sequence[str]):
-    """What the user says in some rows, without boilerplate, read when it is asked for."""
+    """What the user says in some rows, in ascending order, and the texts of documents; without
+    boilerplate, read when it is asked for."""
 
     def __init__(self, rows: Rows, chosen: Ints) -> None:
         self._rows = rows
@@ -173,8 +180,9 @@ class UserTexts(Sequence[str]):
         return " ".join(words[head : len(words) - tail])
 
     def __iter__(self) -> Iterator[str]:
-        for begin in range(0, len(self), BATCH):
-            yield from self[begin : begin + BATCH]
+        for batch in self._rows.batches():
+            begin, end = np.searchsorted(self._chosen, batch).tolist()
+            yield from self[begin:end]
 
 
 class Renderer:
@@ -496,7 +504,7 @@ def label(record: Mapping[str, Any], by: str | None) -> str:
 
 
 def _label(record: Mapping[str, Any], by: str | None) -> int:
-    return _digest(label(record, by)) if "messages" in record else 0
+    return quality.meaning(label(record, by)) % 2**64 if "messages" in record else 0
 
 
 def key(source: str, id: str) -> int:

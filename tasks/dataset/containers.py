@@ -100,7 +100,7 @@ def rows(content: Content, rules: Rules) -> Iterator[Row | BadRow]:
     stream, name = content.stream, content.name
     match content.container:
         case "jsonl":
-            return readers.read_jsonl(stream, rules)
+            return readers.read_jsonl(stream, name, rules)
         case "json":
             return json_array.read_json(stream, name, rules)
         case "csv":

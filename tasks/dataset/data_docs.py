@@ -10,7 +10,7 @@ from __future__ import annotations
 import html
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -73,10 +73,14 @@ def _index(
         for suite in dict.fromkeys(finding.suite for finding in findings)
     )
     return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>Data Docs</title>\n'
-        f"<style>{_STYLE}</style></head>\n<body><h1>Data Docs</h1>\n"
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>Data Docs</title>\n<style>{_STYLE}</style></head>\n<body><h1>Data Docs</h1>\n"
         f"<p>{len(findings)} expectations, {verdict}. They are about numbers taken from the rows, "
-        f"never about their text.</p>\n{_checklist(scores, warning)}{sections}</body></html>\n"
+        "never about their text. Those about single rows are judged after the rows that broke a "
+        "rule were rejected; <code>tunetrail rejects</code> lists these, and the suite "
+        "<code>rejected</code> judges how many they are.</p>\n"
+        f"{_checklist(scores, warning)}{sections}</body></html>\n"
     )
 
 
@@ -84,47 +88,81 @@ def _checklist(scores: Sequence[Score], warning: str | None) -> str:
     told = f'<p class="warned">{html.escape(warning)}.</p>\n' if warning else ""
     return (
         "<h2>Quality checklist</h2>\n<p>Of the train chats; 1 is best.</p>\n"
-        f"{told}<table><tr><th></th><th>score</th><th>value</th><th>at least</th>"
-        "<th>what it means</th><th>what to do when it is low</th></tr>\n"
-        f"{''.join(map(_score, scores))}</table>\n"
+        f"{told}{_table(_SCORE_HEADS, map(_score, scores))}"
     )
 
 
-def _score(score: Score) -> str:
-    if score.value is None:
-        verdict, word, value = "", "not judged", ""
-    else:
-        passed = score.value >= score.limit
-        verdict, word = ("passed", "holds") if passed else ("failed", "fails")
-        value = f"{score.value:.4f}"
+_SCORE_HEADS = ("", "score", "value", "at least", "what it means", "what to do when it is low")
+
+
+def _score(score: Score) -> list[str]:
     meaning = MEANINGS[score.name]
-    return (
-        f'<tr><td class="{verdict}">{word}</td><td>{score.name}</td><td>{value}</td>'
-        f"<td>{score.limit:g}</td><td>{html.escape(meaning.says)}</td>"
-        f"<td>{html.escape(meaning.remedy)}</td></tr>\n"
-    )
+    return [
+        "not judged" if score.value is None else _verdict(score.value >= score.limit),
+        score.name,
+        "" if score.value is None else f"{score.value:.4f}",
+        f"{score.limit:g}",
+        html.escape(meaning.says),
+        html.escape(meaning.remedy),
+    ]
 
 
 def _section(folder: Path, suite: str, findings: Sequence[Finding]) -> str:
     page = next(iter(sorted((folder / "validations" / suite).rglob("*.html"))))
-    rows = "".join(
-        "<tr>"
-        f'<td class="{"passed" if finding.passed else "failed"}">'
-        f"{'holds' if finding.passed else 'fails'}</td>"
-        f"<td>{html.escape(finding.rule.type)}</td>"
-        f"<td>{html.escape(finding.rule.column or 'rows')}</td>"
-        f"<td>{html.escape(finding.observed)}</td>"
-        f"<td>{html.escape(finding.rule.limit())}</td>"
-        "</tr>\n"
-        for finding in findings
-    )
     return (
         f"<h2>{html.escape(suite)}</h2>\n"
         f'<p><a href="{page.relative_to(folder).as_posix()}">Validation result</a>, '
         f'<a href="expectations/{suite}.html">expectation suite</a></p>\n'
-        "<table><tr><th></th><th>expectation</th><th>column</th><th>observed</th>"
-        f"<th>expected</th></tr>\n{rows}</table>\n"
+        f"{_table(_FINDING_HEADS, map(_finding, findings))}"
     )
+
+
+_FINDING_HEADS = ("", "expectation", "column", "observed", "expected")
+
+
+def _finding(finding: Finding) -> list[str]:
+    type_ = finding.rule.type
+    return [
+        _verdict(finding.passed),
+        f'<span title="{html.escape(type_)}">{html.escape(_in_words(type_))}</span>',
+        html.escape(finding.rule.column or "rows"),
+        html.escape(finding.observed),
+        html.escape(finding.rule.limit()),
+    ]
+
+
+def _in_words(type_: str) -> str:
+    """What an expectation asks; for one without words here, the words of its name."""
+    name = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", type_.removeprefix("Expect")).lower()
+    return _ASKS.get(type_, name)
+
+
+_ASKS = {
+    "ExpectTableRowCountToBeBetween": "enough rows",
+    "ExpectColumnValuesToBeUnique": "no value twice",
+    "ExpectColumnValuesToBeBetween": "every value within limits",
+    "ExpectColumnMeanToBeBetween": "mean within limits",
+    "ExpectColumnValuesToNotBeNull": "no value missing",
+}
+
+
+def _verdict(passed: bool) -> str:
+    verdict, word = ("passed", "holds") if passed else ("failed", "fails")
+    return f'<span class="{verdict}">{word}</span>'
+
+
+def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table of cells that are HTML; each names its head, which a narrow screen shows beside it."""
+    head = "".join(f"<th>{name}</th>" for name in heads)
+    body = "".join(
+        "<tr>"
+        + "".join(
+            f'<td data-head="{name}">{cell}</td>' for name, cell in zip(heads, row, strict=True)
+        )
+        + "</tr>\n"
+        for row in rows
+    )
+    return f'<table class="rows"><tr>{head}</tr>\n{body}</table>\n'
 
 
 _STYLE = """
@@ -138,7 +176,14 @@ td, th { border-bottom: 1px solid #d8dee4; padding: .3rem .6rem; text-align: lef
 .warned { border-left: 4px solid #b3261e; padding-left: .8rem; }
 .card { display: none; } .fa-check-circle, .fa-times { font-style: normal; }
 .fa-check-circle::before { content: "holds"; } .fa-times::before { content: "fails"; }
+.table-responsive { overflow-x: auto; } body { overflow-wrap: break-word; }
+@media (max-width: 48rem) { body { margin: 1rem auto; }
+  .rows, .rows tbody, .rows tr, .rows td { display: block; } .rows th { display: none; }
+  .rows tr { border-bottom: 1px solid #d8dee4; padding: .5rem 0; }
+  .rows td { border: 0; padding: .1rem 0; } .rows td:empty { display: none; }
+  .rows td:not([data-head=""])::before { content: attr(data-head) ": "; color: #59636e; } }
 @media (prefers-color-scheme: dark) { body { background: #14171a; color: #e6e8ea; }
   a { color: #8ab4f8; } td, th { border-color: #30363d; } .passed { color: #6fdd8b; }
-  .failed { color: #ff8a80; } }
+  .failed { color: #ff8a80; } .rows tr { border-color: #30363d; }
+  .rows td:not([data-head=""])::before { color: #9aa4ae; } }
 """

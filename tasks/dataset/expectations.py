@@ -1,4 +1,9 @@
-"""Great Expectations over a flat frame of numbers about rows; never over what the rows say."""
+"""Great Expectations over a flat frame of numbers about rows; never over what the rows say.
+
+The suites of rows judge what goes out, after the rows that broke a rule were rejected: there a rule
+about single rows holds unless the checks of rows are at fault.  The suite `rejected` judges what
+came in: for each suite and group of reasons the share of rows that was rejected.
+"""
 
 from __future__ import annotations
 
@@ -31,6 +36,11 @@ class Rule:
         """The limit in words."""
         if self.type in _WITHOUT_LIMITS:
             return _WITHOUT_LIMITS[self.type]
+        if self.type == VALUES:
+            return f"{self._range()}, after the rows that broke a rule were rejected"
+        return self._range()
+
+    def _range(self) -> str:
         if self.low is not None and self.high is not None:
             return f"{self.low:g} to {self.high:g}"
         if self.low is not None:
@@ -118,6 +128,12 @@ def score_rules(scores: Sequence[checklist.Score]) -> list[Rule]:
     ]
 
 
+def reject_rules(shares: Mapping[str, float], settings: Validate) -> list[Rule]:
+    """No reason may take more than its share of the rows that came into a suite."""
+    limit = settings.max_reject_share
+    return [Rule(MEAN, name, None, limit, "max_reject_share") for name in shares]
+
+
 def import_beside() -> None:
     """Start to import Great Expectations, which takes four seconds, in a thread."""
     threading.Thread(target=_import, name="import", daemon=True).start()
@@ -133,13 +149,14 @@ def _import() -> tuple[Any, Any]:
 
 def evaluate(
     tables: Mapping[str, Mapping[str, NDArray[Any]]],
+    shares: Mapping[str, float],
     scores: Sequence[checklist.Score],
     warning: str | None,
     settings: Validate,
     docs: Path,
 ) -> list[Finding]:
-    """Run a suite over the numbers of each kind of record, and one over the scores; write the Data
-    Docs into `docs`."""
+    """Run a suite over the numbers of each kind of record, one over the shares of rejected rows and
+    one over the scores; write the Data Docs into `docs`."""
     import pandas as pd
 
     gx, gxe = _import()
@@ -178,6 +195,8 @@ def evaluate(
     for suite, table in tables.items():
         rows = frame(table)
         judge(suite, rows, rules(suite, rows, settings))
+    if wanted := reject_rules(shares, settings):
+        judge("rejected", pd.DataFrame({name: [share] for name, share in shares.items()}), wanted)
     if wanted := score_rules(scores):
         judge("quality", pd.DataFrame({score.name: [score.value] for score in scores}), wanted)
     context.build_data_docs()

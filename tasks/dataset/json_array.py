@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import IO
 
 from tasks.dataset.faults import RowError
-from tasks.dataset.readers import BadRow, Row, Rules, json_object, too_long
+from tasks.dataset.readers import BadRow, Row, Rules, check_encoding, json_object, too_long
 from tasks.lineage.stage import StageError
 
 CHUNK_BYTES = 1 << 16
@@ -44,6 +44,7 @@ def read_json(file: IO[bytes], name: str, rules: Rules) -> Iterator[Row | BadRow
     window = _Window(file)
     if not (begin := window.skip_space()):
         return
+    check_encoding(name, window.head())
     if begin != b"[":
         raise StageError(
             f"{name}:{window.line}: begins with byte {begin[0]:02X}, not with [; write an array of "

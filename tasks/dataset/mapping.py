@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import datetime
+import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
 from tasks.dataset import strict_json
-from tasks.dataset.faults import RowError
+from tasks.dataset.faults import RowError, quoted
 from tasks.dataset.readers import json_type
 from tasks.dataset.records import Message, Record
+from tasks.lineage.console import log
 from tasks.lineage.stage import StageError
 from tasks.params import Source
 
@@ -67,13 +69,23 @@ class Template:
         literals.append(text[last:].replace("%", "%%"))
         self._text = "".join(literals)
 
-    def fill(self, values: Values) -> str:
-        """The text for a row.
+    def fill(self, values: Values, read: Callable[[Values, str], str]) -> str:
+        """The text for a row, whose columns `read` makes text.
 
         Raises:
-            RowError: `missing_column`, or `wrong_type` for a value that is not text.
+            RowError: `missing_column`, or `wrong_type` for a value that is no text.
         """
-        return self._text % tuple([_string(values, column) for column in self.columns])
+        return self._text % tuple([read(values, column) for column in self.columns])
+
+    def value(self, values: Values) -> Any:
+        """What a row has in the one column that this template is, in its own type; else the text.
+
+        Raises:
+            RowError: as `fill`; also for what JSON has no spelling of.
+        """
+        if self._text == "%s":
+            return _json_value(_present(values, self.columns[0]), self.columns[0])
+        return self.fill(values, _label)
 
 
 def _present(values: Values, column: str) -> Any:
@@ -82,10 +94,48 @@ def _present(values: Values, column: str) -> Any:
     return values[column]
 
 
+def _label(values: Values, column: str) -> str:
+    """A text for which a whole number may stand, since it has one spelling only."""
+    value = _present(values, column)
+    if isinstance(value, str):
+        return value
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    raise _not_text(value, column)
+
+
 def _string(values: Values, column: str) -> str:
     value = _present(values, column)
     if not isinstance(value, str):
-        raise RowError("wrong_type", f"column {column!r} is {json_type(value)}, not a string")
+        raise _not_text(value, column)
+    return value
+
+
+def _not_text(value: Any, column: str) -> RowError:
+    detail = f"column {column!r} is {json_type(value)}, not a string"
+    if isinstance(value, bool | int | float):
+        detail += "; write it as a string, or as a field of its own in an answer's mapping"
+    return RowError("wrong_type", detail)
+
+
+def _json_value(value: Any, column: str) -> Any:
+    """A value of a row, when JSON can spell it.
+
+    Raises:
+        RowError: `wrong_type` or `not_finite`, for what only typed files hold.
+    """
+    if isinstance(value, float) and not math.isfinite(value):
+        raise RowError("not_finite", f"column {column!r} holds a number that JSON has not")
+    if isinstance(value, list):
+        for item in value:
+            _json_value(item, column)
+    elif isinstance(value, dict):
+        for item in value.values():
+            _json_value(item, column)
+    elif value is not None and not isinstance(value, str | int | float):
+        raise RowError(
+            "wrong_type", f"column {column!r} holds {json_type(value)}, which is no JSON"
+        )
     return value
 
 
@@ -97,6 +147,7 @@ class _Mapped:
             name: _compile(value, f"{key}.map.{name}") for name, value in fields.items()
         }
         self._columns = {name: tuple(_columns(value)) for name, value in self._templates.items()}
+        self._first_columns: list[str] = []
         self._unseen = {
             column: f"{key}.map.{name}"
             for name, columns in self._columns.items()
@@ -115,16 +166,17 @@ class _Mapped:
             column, place = next(iter(self._unseen.items()))
             raise StageError(
                 f"params.yaml: {place} reads column {column!r}, which no row of "
-                f"{self._source.file} has; name a column that the file has"
+                f"{self._source.file} has; its columns are {', '.join(self._first_columns)}"
             )
 
     def record(self, values: Values, spare_id: str, file: str) -> Record:
         self._saw_rows = True
         if self._unseen:
+            self._first_columns = self._first_columns or [*values]
             for column in self._unseen.keys() & values.keys():
                 del self._unseen[column]
         about = _about(
-            self._id(values) if "id" in self._templates else spare_id,
+            self._filled("id", values) if "id" in self._templates else spare_id,
             file,
             self._source.role,
             self._time(values),
@@ -147,8 +199,10 @@ class _Mapped:
         columns = self._columns[name]
         if name in _TEXTS and columns and all(_is_blank(values.get(column)) for column in columns):
             raise RowError("empty_text", f"the {name} text is blank")
-        text = _fill(self._templates[name], values)
-        return text if isinstance(text, str) else strict_json.dumps(text)
+        template = self._templates[name]
+        if isinstance(template, Template):
+            return template.fill(values, _label if name in _LABELS else _string)
+        return strict_json.dumps(_answer_of(template, values))
 
     def _optional(self, name: str, values: Values) -> str | None:
         """An empty cell or a null says that there is none."""
@@ -164,20 +218,9 @@ class _Mapped:
             values = {**values, **{column: _iso(values.get(column)) for column in columns}}
         return self._optional("time", values)
 
-    def _id(self, values: Values) -> str:
-        return self._filled("id", {c: _id_text(values, c) for c in self._columns["id"]})
-
 
 def _iso(value: Any) -> Any:
     return value.isoformat() if isinstance(value, datetime.date) else value
-
-
-def _id_text(values: Values, column: str) -> str:
-    """An id may be a whole number: it has one spelling only."""
-    value = _present(values, column)
-    if isinstance(value, int) and not isinstance(value, bool):
-        return str(value)
-    return _string(values, column)
 
 
 def _compile(value: Any, key: str) -> Any:
@@ -189,6 +232,17 @@ def _compile(value: Any, key: str) -> Any:
     if isinstance(value, list):
         return [_compile(item, f"{key}[{index}]") for index, item in enumerate(value)]
     return value
+
+
+def columns_read(fields: Mapping[str, Any], key: str) -> dict[str, list[str]]:
+    """The columns that each part of a map reads; `key` is the source's place in params.yaml.
+
+    Raises:
+        StageError: when a template of the map is none.
+    """
+    return {
+        name: [*_columns(_compile(value, f"{key}.map.{name}"))] for name, value in fields.items()
+    }
 
 
 def _columns(value: Any) -> Iterator[str]:
@@ -203,19 +257,22 @@ def _columns(value: Any) -> Iterator[str]:
 
 
 _TEXTS = {"user", "assistant", "chosen", "rejected", "text"}
+_LABELS = {"id", "group", "assistant", "chosen", "rejected"}
+"""What may be a whole number; as a prompt or a document it is a column that was mistaken."""
 
 
 def _is_blank(cell: Any) -> bool:
     return isinstance(cell, str) and (not cell or cell.isspace())
 
 
-def _fill(value: Any, values: Values) -> Any:
+def _answer_of(value: Any, values: Values) -> Any:
+    """A JSON answer: nothing in it is coerced."""
     if isinstance(value, Template):
-        return value.fill(values)
+        return value.value(values)
     if isinstance(value, dict):
-        return {name: _fill(item, values) for name, item in value.items()}
+        return {name: _answer_of(item, values) for name, item in value.items()}
     if isinstance(value, list):
-        return [_fill(item, values) for item in value]
+        return [_answer_of(item, values) for item in value]
     return value
 
 
@@ -234,6 +291,16 @@ _FORMATS: dict[str, dict[str, tuple[str, ...]]] = {
 """Columns by which a format is known, by kind.  Chats: OpenAI's messages, ShareGPT's conversations,
 prompt and completion, Alpaca's instruction and output.  Then TRL's preference pairs, whose prompt
 may stand in the answers alone, and plain text."""
+
+_BESIDE: dict[str, tuple[str, ...]] = {
+    "messages": ("system",),
+    "sharegpt": ("system",),
+    "completion": ("system",),
+    "instruction": ("system", "input", "history"),
+    "preference": ("system", "prompt"),
+    "text": (),
+}
+"""Columns that a format also reads where they are."""
 
 
 class _Detected:
@@ -269,11 +336,11 @@ class _Detected:
         if not self._fitted:
             self._settle(values)
         about = _about(
-            _id_text(values, "id") if "id" in values else spare_id,
+            _label(values, "id") if "id" in values else spare_id,
             file,
             self._source.role,
             _optional_time(values),
-            _optional(values, "group"),
+            None if values.get("group") is None else _label(values, "group") or None,
         )
         match self._format:
             case "messages":
@@ -300,6 +367,18 @@ class _Detected:
             raise RowError("unknown_format", f"columns fit none of: {self._known()}")
         if found is not None:
             self._format, self._fitted = found, True  # type: ignore[assignment]
+            self._tell_of_unread(values)
+
+    def _tell_of_unread(self, values: Values) -> None:
+        """Which columns of the first row that fits go nowhere, unless params.yaml lists them."""
+        if self._source.columns is not None or self._format is None:
+            return
+        read = {"id", "time", "group", *self._formats[self._format], *_BESIDE[self._format]}
+        if unread := [column for column in values if column not in read]:
+            log.warning(
+                "%s: %s.map is null, so its columns %s are ignored; write a map to use them",
+                self._source.file, self._key, ", ".join(map(quoted, unread)),
+            )  # fmt: skip
 
 
 def _optional(values: Values, column: str) -> str | None:
@@ -310,7 +389,9 @@ def _optional(values: Values, column: str) -> str | None:
 
 def _optional_time(values: Values) -> str | None:
     value = values.get("time")
-    return str(_iso(value)) if isinstance(value, datetime.date) else _optional(values, "time")
+    if isinstance(value, datetime.date):
+        return str(_iso(value))
+    return _optional(values, "time")
 
 
 def _with_system(values: Values, turns: list[Message]) -> list[Message]:
@@ -324,11 +405,14 @@ def _with_system(values: Values, turns: list[Message]) -> list[Message]:
 
 
 def _instruction(values: Values) -> list[Message]:
+    if values.get("history"):
+        detail = "history holds earlier turns, which would be lost; give the rows as messages"
+        raise RowError("unmapped_history", detail)
     more = _optional(values, "input")
     user = _string(values, "instruction") + (f"\n\n{more}" if more else "")
     return [
         {"role": "user", "content": user},
-        {"role": "assistant", "content": _string(values, "output")},
+        {"role": "assistant", "content": _label(values, "output")},
     ]
 
 
@@ -339,7 +423,7 @@ def _completion(values: Values) -> list[Message]:
         return _in_turn([*_messages(prompt, "prompt"), *_messages(completion, "completion")])
     return [
         {"role": "user", "content": _string(values, "prompt")},
-        {"role": "assistant", "content": _string(values, "completion")},
+        {"role": "assistant", "content": _label(values, "completion")},
     ]
 
 
@@ -370,7 +454,7 @@ def _preference(values: Values) -> tuple[list[Message], str, str]:
     if not isinstance(chosen, list) or not isinstance(rejected, list):
         prompt = _present(values, "prompt")
         turns = _prompt_turns(values, prompt)
-        return turns, _string(values, "chosen"), _string(values, "rejected")
+        return turns, _label(values, "chosen"), _label(values, "rejected")
     before, better = _answer(chosen, "chosen")
     also_before, worse = _answer(rejected, "rejected")
     if before != also_before:

@@ -3,16 +3,17 @@
 Numbers with a checksum are checked by python-stdnum.  A number of digits alone passes a weak
 checksum one time in ten, and orders, containers and parcels have numbers too.  So what is found is
 
-- in its own form: Belgium (85.07.30-033.28), Brazil CPF (390.533.447-05), Canada SIN
-  (046-454-286), Chile RUT (12.531.909-2), China (18 digits), Czechia and Slovakia (710319/2745),
-  Finland (131052-308T), France NIR, India PAN, Italy codice fiscale, Korea RRN, Latvia
-  (161175-19997), Malaysia NRIC (770305-02-1234), Mexico CURP, Norway (151086 95077), Spain DNI and
-  NIE, Sweden (880320-0016), Switzerland AHV (756.9217.0769.85), Thailand (7-1006-00445-63-5),
-  United Kingdom National Insurance (AB 12 34 56 C), United States SSN and ITIN (536-90-4399);
+- in its own form, where that is distinctive and no word such as `order` or `lot` is before it:
+  Belgium (85.07.30-033.28), Brazil CPF (390.533.447-05), Chile RUT (12.531.909-2), China (18
+  digits), Czechia and Slovakia (710319/2745), Finland (131052-308T), France NIR, Italy codice
+  fiscale, Korea RRN, Latvia (161175-19997), Mexico CURP, Norway (151086 95077), Spain DNI and NIE
+  with a hyphen, Sweden (880320-0016), Switzerland AHV (756.9217.0769.85), Thailand
+  (7-1006-00445-63-5), United Kingdom National Insurance with spaces (AB 12 34 56 C), United States
+  SSN and ITIN (536-90-4399);
 - beside a word that names it: the above without their punctuation, and Australia TFN, Austria VNR,
-  Bulgaria EGN, Croatia OIB, Denmark CPR, Estonia, Germany IdNr, Greece AMKA, Iceland, India
-  Aadhaar, Ireland PPS, Israel, Lithuania, Netherlands BSN, Poland PESEL, Portugal NIF, Romania CNP,
-  Slovenia EMSO, South Africa, Turkey, United Kingdom NHS.
+  Bulgaria EGN, Canada SIN, Croatia OIB, Denmark CPR, Estonia, Germany IdNr, Greece AMKA, Iceland,
+  India Aadhaar and PAN, Ireland PPS, Israel, Lithuania, Malaysia NRIC, Netherlands BSN, Poland
+  PESEL, Portugal NIF, Romania CNP, Slovenia EMSO, South Africa, Turkey, United Kingdom NHS.
 
 The British National Insurance, the American, Danish and Malaysian numbers have no checksum; they
 are judged by form, by ranges never issued and by dates no calendar has.
@@ -30,19 +31,49 @@ Span = tuple[int, int]
 
 def find(text: str) -> Iterator[Span]:
     """Start and end of every national id in a text; spans may overlap."""
-    for match in _NUMERIC.finditer(text) if _STRETCH.search(text) else ():
-        if _holds(match.lastgroup or "", match[0]):
-            yield match.span()
-    for match in _LETTERED.finditer(text) if _CAPITALS.search(text) else ():
-        if _holds(match.lastgroup or "", match[0]):
+    for kind, match in _forms(text):
+        if not is_unlike(text, match.start()) and (
+            _is_proof(kind, match[0]) or kind in _named(text, match.start())
+        ):
             yield match.span()
     for match in _CANDIDATE.finditer(text):
-        before = _BEFORE.search(text, max(0, match.start() - _REACH), match.start())
-        if before is None:
-            continue
-        word = " ".join(before["word"].casefold().replace("-", " ").split())
-        if any(_holds(kind, match[0]) for kind in _WORDS.get(word, _ALL)):
+        if any(_holds(kind, match[0]) for kind in _named(text, match.start())):
             yield match.span()
+
+
+def find_proven(text: str) -> Iterator[Span]:
+    """Those that need no word beside them."""
+    for kind, match in _forms(text):
+        if _is_proof(kind, match[0]) and not is_unlike(text, match.start()):
+            yield match.span()
+
+
+def is_unlike(text: str, start: int) -> bool:
+    """Whether the word before a number says that it is that of a thing: an order, a part, a lot."""
+    return _THING.search(text, max(0, start - _REACH), start) is not None
+
+
+def _forms(text: str) -> Iterator[tuple[str, re.Match[str]]]:
+    for pattern, possible in ((_NUMERIC, _STRETCH), (_LETTERED, _CAPITALS)):
+        for match in pattern.finditer(text) if possible.search(text) else ():
+            kind = match.lastgroup or ""
+            if _holds(kind, match[0]):
+                yield kind, match
+
+
+def _is_proof(kind: str, number: str) -> bool:
+    """Whether a number of this kind is distinctive enough to be found by itself."""
+    if kind in _NEED_PUNCTUATION:
+        return " " in number or "-" in number
+    return kind not in _NEED_A_WORD
+
+
+def _named(text: str, start: int) -> tuple[str, ...]:
+    """Kinds that the word before a number allows."""
+    before = _BEFORE.search(text, max(0, start - _REACH), start)
+    if before is None:
+        return ()
+    return _WORDS.get(" ".join(before["word"].casefold().replace("-", " ").split()), _ALL)
 
 
 # A group is named after the module of python-stdnum that knows the checksum.
@@ -81,9 +112,26 @@ _LETTERED = re.compile(
 )
 _CAPITALS = re.compile(r"[A-Z](?:[A-Z](?: ?[0-9]{2}){3}|-?[0-9]{7}|[A-Z]{2,5}[0-9A-Z ]{5})")
 
+_NEED_PUNCTUATION = frozenset({"gb_nino", "es_dni", "es_nie"})
+_NEED_A_WORD = frozenset({"ca_sin", "my_nric", "in__pan"})
+"""A part number or a booking may have the same form and pass, or there is no checksum."""
+
+_THING = re.compile(
+    r"(?<!\w)(?:sku|parts?|p/n|upc|ean|gtin|isbn|issn|m?awb|hawb|waybill|tracking|order|article|art"
+    r"|ticket|lot|batch|serial|s/n|version|imei|invoice|booking|container|parcel|consignment"
+    r"|shipment|model|item|po|fedex|dhl)(?!\w)"
+    r"(?:[ -]?(?:number|num|no|nr|id|code)(?!\w))?[ .:#=(\"'-]{0,4}\Z",
+    re.IGNORECASE,
+)
+
 _WORDS: dict[str, tuple[str, ...]] = {
     "ssn": ("us_ssn", "us_itin"),
     "itin": ("us_itin",),
+    "social": ("us_ssn", "us_itin"),
+    "nie": ("es_nie",),
+    "nric": ("my_nric",),
+    "mykad": ("my_nric",),
+    "pan": ("in__pan",),
     "social insurance": ("ca_sin",),
     "sin": ("ca_sin",),
     "bsn": ("nl_bsn",),
@@ -114,7 +162,7 @@ _WORDS: dict[str, tuple[str, ...]] = {
     "pps": ("ie_pps",),
     "ppsn": ("ie_pps",),
     "nif": ("pt_nif", "es_dni"),
-    "dni": ("es_dni", "cl_rut"),
+    "dni": ("es_dni", "es_nie", "cl_rut"),
     "rut": ("cl_rut",),
     "cpf": ("br_cpf",),
     "tfn": ("au_tfn",),
@@ -135,7 +183,7 @@ _ALL = tuple(
     dict.fromkeys(
         [
             *(kind for kinds in _WORDS.values() for kind in kinds),
-            *("za_idnr", "cn_ric", "kr_rrn", "lv_pvn", "my_nric", "th_pin"),
+            *("es_nie", "in__pan", "za_idnr", "cn_ric", "kr_rrn", "lv_pvn", "my_nric", "th_pin"),
         ]
     )
 )
@@ -153,7 +201,7 @@ _BEFORE = re.compile(
 
 
 def _holds(kind: str, number: str) -> bool:
-    return _validator(kind)(number)
+    return _validator(kind)(number.replace(" ", "") if kind.startswith("us_") else number)
 
 
 @functools.cache

@@ -13,7 +13,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -24,6 +24,7 @@ from tasks.dataset.faults import RowError
 
 Kind = Literal["email", "phone", "iban", "card", "national_id", "ip", "secret"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
+Span = tuple[int, int]
 
 SNIPPET_CHARACTERS = 80
 _SNIPPET_WINDOW = 2000
@@ -72,8 +73,8 @@ _SCREENS = (
     r"[0-9](?:[^0-9]{0,4}[0-9]){6}",
     r"[A-Z][A-Z](?:(?: ?[0-9]{2}){3}|[A-Z]{3}[0-9]{4}|[A-Z] ?[A-Z]{3} ?[0-9]{2})",
     r"[0-9]\.[0-9]{1,3}\.[0-9]{1,3}\.[0-9]|[0-9A-Fa-f](?::[0-9A-Fa-f]{1,4}){2}:[0-9A-Fa-f]",
-    r"(?i:pass|pwd|secret|token|key|credential|contrase|wachtwoord|senha)\S{0,24}[\s\pZ]{0,3}"
-    r"(?:[:=]|(?i:is|was)[\s\pZ])|(?i:bearer)[\s\pZ]",
+    r"(?i:pass|pw|secret|token|key|credential|contrase|wachtwoord|senha)\S{0,24}[\s\pZ]{0,3}"
+    r"(?:[:=]|(?i:is|was)[\s\pZ])|(?i:bearer|basic)[\s\pZ]",
     r"[A-Za-z0-9_-]{16}",
 )
 
@@ -88,15 +89,41 @@ def find(text: str) -> list[Finding]:
         return []
     found: list[Finding] = [Finding("secret", *span) for span in credentials.find(text)]
     digits = _DIGITS.search(text) is not None
+    mistyped: list[Span] = []
     if digits:
-        found += [*_ibans(text), *_cards(text)]
+        found += [Finding("iban", *span) for span in _ibans(text, mistyped)]
+        found += _apart(_cards(text), mistyped)
     if digits or _LETTERS_AND_DIGITS.search(text):
         found += [Finding("national_id", *span) for span in national_ids.find(text)]
-    if "@" in text:
-        found += [Finding("email", *match.span()) for match in _EMAIL.finditer(text)]
+    found += _emails(text)
     found += _addresses(text)
     if digits:
-        found += _phones(text)
+        found += _apart(_phones(text), mistyped)
+    return _without_overlaps(found)
+
+
+def find_in_name(name: str) -> list[Finding]:
+    """Personal data in an id or the name of a group, in order, without overlaps.
+
+    Most names are numbers, so only what has a proof of its own counts: an issuer's mark, a
+    checksum, an @.
+    """
+    found = [Finding("secret", *span) for span in credentials.find_tokens(name)]
+    mistyped: list[Span] = []
+    found += [Finding("iban", *span) for span in _ibans(name, mistyped)]
+    found += _apart(_cards(name), mistyped)
+    found += [Finding("national_id", *span) for span in national_ids.find_proven(name)]
+    found += _emails(name)
+    return _without_overlaps(found)
+
+
+def _apart(found: Iterable[Finding], spans: Sequence[Span]) -> Iterator[Finding]:
+    for finding in found:
+        if not any(finding.start < end and start < finding.end for start, end in spans):
+            yield finding
+
+
+def _without_overlaps(found: Iterable[Finding]) -> list[Finding]:
     kept: list[Finding] = []
     for finding in found:
         if not any(finding.start < other.end and other.start < finding.end for other in kept):
@@ -182,6 +209,26 @@ _DIGITS = re.compile(r"[0-9](?:[^0-9]{0,4}+[0-9]){6}")
 _LETTERS_AND_DIGITS = re.compile(
     r"[A-Z][A-Z](?:(?: ?[0-9]{2}){3}|[A-Z]{3}[0-9]{4}|[A-Z] ?[A-Z]{3} ?[0-9]{2})"
 )
+_FILE = re.compile(
+    r"jpe?g|png|gif|svg|webp|bmp|ico|gz|xz|tgz|tar|rar|whl|css|js|json|html?|xml|ya?ml|pdf|docx?"
+    r"|xlsx?|csv|txt|exe|dll|jar|wav"
+)
+"""Ends of file names that are no top-level domains: `icon@2x.jpg`."""
+
+
+def _emails(text: str) -> Iterator[Finding]:
+    """RFC 5321 as far as it is used; the user `git` is a repository's, and nobody's."""
+    for match in _EMAIL.finditer(text) if "@" in text else ():
+        user, _, domain = match[0].rpartition("@")
+        *labels, last = domain.lower().split(".")
+        if (
+            not _FILE.fullmatch(last)
+            and user.lower() not in ("git", "hg")
+            and not all(label.isdigit() for label in labels)
+        ):
+            yield Finding("email", *match.span())
+
+
 _EMAIL = re.compile(r"(?<!\w)\w[\w.+'%-]{0,63}@(?:[\w-]{1,63}\.){1,8}[^\W\d_]{2,24}(?![\w-])")
 
 _SPACE_ESCAPE = re.compile(r"\\+[nrtbf]")
@@ -217,7 +264,8 @@ _IBAN_REST = re.compile(r"(?:[ \u00a0-]?[A-Za-z0-9]){11,29}")
 _IBAN_PART = re.compile(r"[0-9]{2}(?:[ \u00a0-]?[A-Za-z0-9]){11}")
 
 
-def _ibans(text: str) -> Iterator[Finding]:
+def _ibans(text: str, mistyped: list[Span]) -> Iterator[Span]:
+    """Where IBANs stand; what only looks like one is added to `mistyped`."""
     if not _IBAN_PART.search(text):
         return
     for match in _IBAN_START.finditer(text):
@@ -234,8 +282,11 @@ def _ibans(text: str) -> Iterator[Finding]:
                 break
             position += 1
         whole = len(characters) == length and not text[position : position + 1].isalnum()
-        if whole and _mod97("".join(characters).upper()) == 1:
-            yield Finding("iban", match.start(), position)
+        account = "".join(characters)
+        if whole and _mod97(account.upper()) == 1:
+            yield match.start(), position
+        elif whole and account.isupper() and sum(map(str.isdigit, account)) > len(account) // 2:
+            mistyped.append((match.start(), position))
 
 
 def _mod97(iban: str) -> int:
@@ -245,18 +296,33 @@ def _mod97(iban: str) -> int:
 
 _DIGIT_GROUPS = re.compile(r"(?<![0-9])[0-9]+(?:[ \u00a0-][0-9]+)*(?![0-9])")
 _GROUP = re.compile(r"[0-9]+")
-# First digits of Visa, Mastercard, American Express, Diners, Discover, JCB, UnionPay and Maestro.
 _ISSUERS = re.compile(r"4|5[0-8]|2[2-7]|3[04-9]|6")
+_ISSUED = re.compile(
+    r"4(?:[0-9]{12}|[0-9]{15}|[0-9]{18})"  # Visa
+    r"|3[47][0-9]{13}"  # American Express
+    r"|3(?:0[0-5]|[689][0-9])[0-9]{11}"  # Diners
+    r"|35[0-9]{14,17}"  # JCB
+    r"|(?:5[0-8]|6[0-9])[0-9]{14,17}"  # Mastercard, Maestro, Discover, UnionPay, RuPay
+    r"|2[2-7][0-9]{14}"  # Mastercard, Mir
+)
+"""First digits and lengths of ISO/IEC 7812 numbers in use; an IMEI has fifteen digits too."""
 
-
-_CARD_PART = re.compile(r"[0-9](?:[ \u00a0-]?[0-9]){12}")
+_CARD_PART = re.compile(r"[0-9](?:[ \u00a0.-]?[0-9]){12}")
+_DOTTED = re.compile(r"(?<![0-9.])[0-9]{4}(?:\.[0-9]{4}){3}(?!\.?[0-9])")
+_IMEI = re.compile(r"\bimei\b[ .:#=no]{0,6}\Z", re.IGNORECASE)
 
 
 def _cards(text: str) -> Iterator[Finding]:
     if not _CARD_PART.search(text):
         return
+    for match in _DOTTED.finditer(text):
+        digits = match[0].replace(".", "")
+        if _ISSUED.fullmatch(digits) and luhn.is_valid(digits):
+            yield Finding("card", *match.span())
     for match in _DIGIT_GROUPS.finditer(text):
         if match.end() - match.start() < 13:
+            continue
+        if _IMEI.search(text, max(0, match.start() - _REACH), match.start()):
             continue
         groups = [group.span() for group in _GROUP.finditer(text, match.start(), match.end())]
         taken = 0
@@ -268,7 +334,7 @@ def _cards(text: str) -> Iterator[Finding]:
                 digits += text[slice(*groups[last])]
                 if len(digits) > 19:
                     break
-                if len(digits) >= 13 and luhn.is_valid(digits):
+                if _ISSUED.fullmatch(digits) and luhn.is_valid(digits):
                     yield Finding("card", groups[first][0], groups[last][1])
                     taken = last + 1
                     break
@@ -276,10 +342,11 @@ def _cards(text: str) -> Iterator[Finding]:
 
 # Each ends in two digits that stand together: a quantity behind a number is not part of it.
 _PHONES = (
-    # E.164: a plus (or 00 and a country code set apart), then 8 to 15 digits
+    # E.164: a plus (or 00 and a country code set apart), then 8 to 15 digits; 00 and 10 to 12
     re.compile(
-        r"(?<![\w+])(?:\+|00(?=[1-9][0-9]{0,2}[ ./(-]))"
+        r"(?<![\w+])(?:\+|(?<![.,/-])00(?=[1-9][0-9]{0,2}[ ./(-]))"
         r"[1-9](?:[ ./()-]{0,2}[0-9]){6,13}[0-9](?![0-9])"
+        r"|(?<![\w+.,/-])00[1-9][0-9]{9,11}(?![\w-])"
     ),
     # a trunk zero, 10 to 12 digits in all
     re.compile(r"(?<![\w+.,/-])(?:\(0[1-9][0-9]{1,4}\)|0[1-9])(?:[ ./-]?[0-9]){4,9}[0-9](?![0-9])"),
@@ -301,8 +368,26 @@ def _phones(text: str) -> Iterator[Finding]:
     for pattern in _PHONES:
         for match in pattern.finditer(text):
             digits = sum(character.isdigit() for character in match[0])
-            if digits >= (8 if match[0][0] == "+" else 10) and not _DATE.search(match[0]):
-                yield Finding("phone", *match.span())
+            plus = match[0][0] == "+"
+            if digits < (8 if plus else 10) or _DATE.search(match[0]):
+                continue
+            if _is_coordinate(match) if plus else national_ids.is_unlike(text, match.start()):
+                continue
+            yield Finding("phone", *match.span())
+
+
+_COORDINATE = re.compile(r"\+[0-9]{1,3}\.[0-9]{3,}")
+_OTHER_BEHIND = re.compile(r"\s?[,;/ ]\s?[+-]?[0-9]{1,3}\.[0-9]{3}")
+_OTHER_BEFORE = re.compile(r"[0-9]\.[0-9]{3,12}\s?[,;/ ]\s?\Z")
+
+
+def _is_coordinate(match: re.Match[str]) -> bool:
+    """A latitude or a longitude: a decimal number beside another."""
+    text, start, end = match.string, match.start(), match.end()
+    return _COORDINATE.fullmatch(match[0]) is not None and (
+        _OTHER_BEHIND.match(text, end) is not None
+        or _OTHER_BEFORE.search(text, max(0, start - _REACH), start) is not None
+    )
 
 
 _QUAD = re.compile(r"[0-9]\.[0-9]{1,3}\.[0-9]{1,3}\.[0-9]")
@@ -319,7 +404,14 @@ _NUMBERED = re.compile(
     r"|paragraph|article|figure|table|item)\b|§)\.?[\s:=]{0,3}\Z",
     re.IGNORECASE,
 )
+_RELEASED = re.compile(
+    r"\b(?:nginx|apache|httpd|tomcat|openssl|openssh|php|python|java|jdk|node|chrome|firefox|windows"
+    r"|android|ios|linux|kernel|driver|app|docker|postgres(?:ql)?|mysql|redis)[ /:=-]{1,2}\Z"
+    r"|\b(?:up|down)grad(?:e|ed|es|ing)\b[^\n]{0,24}\Z",
+    re.IGNORECASE,
+)
 _REACH = 16
+_FURTHER = 36
 
 
 _FOUR_GROUPS = re.compile(r"[0-9A-Fa-f](?::[0-9A-Fa-f]{1,4}){2}:[0-9A-Fa-f]")
@@ -338,8 +430,17 @@ def _addresses(text: str) -> Iterator[Finding]:
                 yield Finding("ip", *match.span())
     if _QUAD.search(text):
         for match in _IPV4.finditer(text):
-            if not _NUMBERED.search(text, max(0, match.start() - _REACH), match.start()):
+            if not _is_version(match):
                 yield Finding("ip", *match.span())
+
+
+def _is_version(match: re.Match[str]) -> bool:
+    """The word before says so; releases of software are no private addresses (RFC 1918)."""
+    text, start = match.string, match.start()
+    if _NUMBERED.search(text, max(0, start - _REACH), start):
+        return True
+    private = match[0].startswith(("10.", "127.", "172.", "192.168."))
+    return not private and _RELEASED.search(text, max(0, start - _FURTHER), start) is not None
 
 
 def _is_ipv6(candidate: str) -> bool:

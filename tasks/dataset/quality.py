@@ -113,7 +113,9 @@ class RowChecks:
 
         def pseudonym(name: str | None) -> str | None:
             """Names are only compared, so another one does as well."""
-            if name is None or not (found := privacy.redact(name, self.refused_kinds)[1]):
+            kinds = [finding.kind for finding in privacy.find_in_name(name or "")]
+            found = [kind for kind in kinds if kind in self.refused_kinds]
+            if name is None or not found:
                 return name
             counts.update(found)
             return f"name-{digest(name) % 2**64:016x}"
@@ -230,11 +232,11 @@ _APART = "\n\n\n\n"
 _PLAIN_NAME = re.compile(
     r"[A-Za-z]{0,12}[-_]?[0-9]{0,7}|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}|[0-9a-f]{32,64}"
 )
-"""A word, a short number, a UUID or a hash: nothing that `privacy.find` could find."""
+"""A word, a short number, a UUID or a hash: nothing that `find_in_name` is to find."""
 
 
 def _is_personal(name: str | None) -> bool:
-    return name is not None and not _PLAIN_NAME.fullmatch(name) and bool(privacy.find(name))
+    return name is not None and not _PLAIN_NAME.fullmatch(name) and bool(privacy.find_in_name(name))
 
 
 def lengths(record: Row) -> Lengths:
@@ -262,12 +264,13 @@ def prompt_digest(record: Row) -> int:
 
 
 def answer_digest(record: Row) -> int:
-    """One number for answers that mean the same: JSON by value, other text by its words."""
-    return _meaning(answer(record))
+    """One number for answers that mean the same."""
+    return meaning(answer(record))
 
 
 @functools.lru_cache(VERDICTS)
-def _meaning(text: str) -> int:
+def meaning(text: str) -> int:
+    """One number for texts of one class: JSON by value, other text by its words."""
     if text.lstrip()[:1] in ("{", "["):
         with contextlib.suppress(RowError):
             return digest("json", strict_json.dumps(_sorted(strict_json.parse(text))))

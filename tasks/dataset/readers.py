@@ -19,6 +19,8 @@ from tasks.dataset.faults import RowError
 from tasks.lineage.stage import StageError
 
 SKIP_BYTES = 1 << 16
+BLANK_LINES = 100
+"""At the end of a file, that are passed over."""
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -56,12 +58,48 @@ class BadRow:
     detail: str
 
 
-def read_jsonl(file: IO[bytes], rules: Rules) -> Iterator[Row | BadRow]:
-    """The rows of a stream with one JSON object a line."""
+def read_jsonl(file: IO[bytes], name: str, rules: Rules) -> Iterator[Row | BadRow]:
+    """The rows of a stream with one JSON object a line.
+
+    Raises:
+        StageError: when it is UTF-16.
+    """
+    return _without_blank_end(_lines(file, name, rules))
+
+
+def _without_blank_end(rows: Iterator[Row | BadRow]) -> Iterator[Row | BadRow]:
+    """Blank lines at the end of a file are an editor's habit; elsewhere they are faults."""
+    held: list[BadRow] = []
+    for row in rows:
+        if isinstance(row, BadRow) and row.reason == "empty_line" and len(held) < BLANK_LINES:
+            held.append(row)
+            continue
+        if held:
+            yield from held
+            held.clear()
+        yield row
+
+
+def check_encoding(name: str, start: bytes) -> None:
+    """Tell once of a stream that begins as UTF-16 does: by its mark, or by a NUL in every other byte.
+
+    Raises:
+        StageError: when it does.
+    """
+    start = start[:16]
+    low, high = start[::2], start[1::2]
+    spread = len(start) >= 4 and ((all(low) and not any(high)) or (all(high) and not any(low)))
+    if start.startswith((b"\xff\xfe", b"\xfe\xff")) or spread:
+        raise StageError(f"{name} is UTF-16; save it as UTF-8")
+
+
+def _lines(file: IO[bytes], name: str, rules: Rules) -> Iterator[Row | BadRow]:
     line = byte = 0
     most = rules.max_line_bytes
     while raw := file.readline(most + 1):
         line += 1
+        if line == 1:
+            check_encoding(name, raw)
         content = raw.removesuffix(b"\n")
         if len(content) > most:
             end = byte + len(raw) + _skip_line(file)
@@ -114,9 +152,14 @@ def json_object(raw: bytes, rules: Rules) -> dict[str, Any]:
     value = strict_json.parse(text)
     if not isinstance(value, dict):
         raise RowError("not_an_object", f"the line is {json_type(value)}, not an object")
-    if rules.reject_hidden and ("\\u" in text or hidden_characters.suspicious(text)):
+    if rules.reject_hidden and (_escapes(text) or hidden_characters.suspicious(text)):
         hidden_characters.check(value)
     return value
+
+
+def _escapes(text: str) -> bool:
+    """Whether a JSON text may spell a control or a hidden character with an escape."""
+    return "\\" in text and ("\\u" in text or "\\b" in text or "\\f" in text)
 
 
 def json_type(value: object) -> str:
@@ -162,8 +205,13 @@ def read_separated(
     Raises:
         StageError: when the header cannot be used, since then no row can.
     """
+    return _without_blank_end(_separated(file, name, delimiter, rules))
+
+
+def _separated(file: IO[bytes], name: str, delimiter: str, rules: Rules) -> Iterator[Row | BadRow]:
     records, cells_of = _Records(file, rules.max_line_bytes), _Cells(delimiter)
     header = _header(records.next(), name, cells_of)
+    _check_delimiter(name, header, delimiter)
     check_header(name, header, rules)
     while (found := records.next()) is not None:
         if isinstance(found, BadRow):
@@ -192,12 +240,28 @@ def read_separated(
 def _header(found: _Record | BadRow | None, name: str, cells_of: _Cells) -> list[str]:
     if found is None:
         raise StageError(f"{name} is empty; the first line of such a file names its columns")
+    check_encoding(name, found.raw)
     try:
         if isinstance(found, BadRow):
             raise RowError(found.reason, found.detail)
         return cells_of.split(_text(found.raw))
     except RowError as fault:
         raise StageError(f"{name}:1: the header cannot be read: {fault}; mend it") from None
+
+
+def _check_delimiter(name: str, header: list[str], delimiter: str) -> None:
+    """A file with another delimiter has one column, whose name holds it."""
+    if len(header) != 1 or delimiter != ",":
+        return
+    if "\t" in header[0]:
+        raise StageError(
+            f"{name}:1: has one column, and its delimiter looks like a tab; write "
+            "read_as: {container: tsv}"
+        )
+    if ";" in header[0]:
+        raise StageError(
+            f"{name}:1: has one column, and its delimiter looks like ';'; save it with commas"
+        )
 
 
 class _Cells:

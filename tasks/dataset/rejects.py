@@ -17,12 +17,14 @@ from tasks.lineage.stage import STATE, StageError
 SAMPLES = 3
 """Rejected rows of a source that a failed gate shows."""
 
+DETAIL_CHARACTERS = 300
+
 
 class Rejects:
     """An open reject file.
 
     A line is {"source", "file", "line", "byte", "id", "reason", "detail", "snippet"}; personal data
-    is redacted in all that comes from the row.
+    is redacted in all fields, and in the snippet, which is the row's own text, also what looks like it.
     """
 
     def __init__(self, path: Path) -> None:
@@ -62,7 +64,7 @@ class Rejects:
         `line` counts from 1; `byte` is the offset of the line's first byte; both are known where
         the source file is read.
         """
-        detail = snippet(detail, 200)
+        detail = _bounded(redact(detail)[0])  # told by the pipeline: numbers and names stay
         id = None if id is None else redact(id)[0]
         entry = {
             "source": source,
@@ -131,6 +133,10 @@ class Rejects:
             f"{key} allows {limit:.1%}; commonest: {common}. "
             f"Mend the rows, or raise {key}. The first:"
         ) + "".join(f"\n  {sample}" for sample in self._samples[heading])
+
+
+def _bounded(detail: str) -> str:
+    return detail if len(detail) <= DETAIL_CHARACTERS else detail[: DETAIL_CHARACTERS - 1] + "…"
 
 
 def account(place: str, rows_in: int, rows_out: int, rejected: int) -> None:

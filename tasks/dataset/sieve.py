@@ -11,7 +11,7 @@ import gc
 import multiprocessing
 import os
 from array import array
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
@@ -81,8 +81,9 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """A row that does not go on; `text` is what the user says in it."""
+    """A row of a suite that does not go on; `text` is what the user says in it."""
 
+    suite: str
     source: str
     id: str
     reason: str
@@ -95,7 +96,7 @@ class Sifted:
     """What came of a part.
 
     `edits`: (first byte, byte behind the last, new line or nothing) within the part, in order;
-    whatever no edit covers goes on as it is.  `suites_in`: the suites of all its rows.
+    whatever no edit covers goes on as it is.  `suites_in`: how many rows each suite has in it.
     """
 
     part: Part
@@ -103,7 +104,7 @@ class Sifted:
     edits: list[tuple[int, int, bytes]] = field(default_factory=list)
     rejected: list[Rejected] = field(default_factory=list)
     columns: Columns = field(default_factory=dict)
-    suites_in: set[str] = field(default_factory=set)
+    suites_in: Counter[str] = field(default_factory=Counter)
     redacted: Counter[privacy.Kind] = field(default_factory=Counter)
     judged: int = 0
     valid: int = 0
@@ -128,7 +129,8 @@ class Kept:
         self.rows_in: Counter[str] = Counter(dict.fromkeys(records.KINDS, 0))
         self.redacted: Counter[privacy.Kind] = Counter(dict.fromkeys(privacy.KINDS, 0))
         self.judged = self.valid = 0
-        self._suites_in = {"chat-train"}  # its number of rows is checked even when it has none
+        self._suites_in = Counter({"chat-train": 0})  # checked even when it has no rows
+        self._rejected: defaultdict[str, Counter[str]] = defaultdict(Counter)
         self._parts: dict[records.Kind, list[Columns]] = {kind: [] for kind in records.KINDS}
         self._columns: dict[records.Kind, Columns] = {}
 
@@ -138,7 +140,9 @@ class Kept:
         self.redacted.update(sifted.redacted)
         self.judged += sifted.judged
         self.valid += sifted.valid
-        self._suites_in |= sifted.suites_in
+        self._suites_in.update(sifted.suites_in)
+        for row in sifted.rejected:
+            self._rejected[row.suite][_group(row.reason)] += 1
         self._parts[sifted.part.kind].append(sifted.columns)
 
     def columns(self, kind: records.Kind) -> Columns:
@@ -164,12 +168,22 @@ class Kept:
         return np.flatnonzero(self.columns("chat")["suite"] == TRAIN)
 
     def drop_chats(self, numbers: NDArray[np.int64]) -> None:
-        """Forget lines of chat.jsonl."""
+        """Forget lines of chat.jsonl, which are train chats that contradict one another."""
         import numpy as np
 
+        self._rejected["chat-train"]["contradiction"] += len(numbers)
         columns = self.columns("chat")
         for name, column in columns.items():
             columns[name] = np.delete(column, numbers)
+
+    def reject_shares(self) -> dict[str, float]:
+        """`<suite> <group of reasons>`: rejected rows over all rows of the suite that came in."""
+        return {
+            f"{suite} {group}": self._rejected[suite][group] / self._suites_in[suite]
+            for suite in SUITES
+            if self._suites_in[suite]
+            for group in sorted(self._rejected[suite])
+        }
 
     def tables(self) -> dict[str, Columns]:
         """The numbers of each suite that had rows, in the order of SUITES."""
@@ -182,6 +196,13 @@ class Kept:
                     name: column[rows] for name, column in columns.items() if name not in _NO_CHECK
                 }
         return found
+
+
+def _group(reason: str) -> str:
+    """Reasons that have one cause: personal data, the length of a prompt, an answer at fault."""
+    if reason in ("unknown_label", "schema"):
+        return "answer"
+    return "personal_data" if reason.startswith("personal_data") else reason.partition("_")[0]
 
 
 _NO_CHECK = ("suite", "bytes", "prompt", "shape")
@@ -318,7 +339,7 @@ class _Sieve:
                     row = self._sift_row(record, suspicious, part.kind, line, place, sifted)
                 except RowError as error:
                     sifted.edits.append((*place, b""))
-                    sifted.rejected.append(_rejected(record, error))
+                    sifted.rejected.append(_rejected(part.kind, record, error))
                 else:
                     numbers.extend(row)
                 start = place[1]
@@ -342,8 +363,8 @@ class _Sieve:
         sifted: Sifted,
     ) -> list[int]:
         """The numbers about a row, in the order of NAMES."""
-        suite = _CHAT_SUITES[record["role"]] if kind == "chat" else kind
-        sifted.suites_in.add(suite)
+        suite = _suite(kind, record)
+        sifted.suites_in[suite] += 1
         clean, personal_data, lengths = self._checks.check(record, suspicious)
         if clean is not record or not line.endswith(b"\n"):
             line = records.dumps(clean)
@@ -381,9 +402,13 @@ def _load(kind: records.Kind, line: bytes, number: int) -> tuple[Any, str]:
     return record, quality.whole_text(record)
 
 
-def _rejected(record: Mapping[str, Any], error: RowError) -> Rejected:
-    text = records.user_text(record)
-    return Rejected(record["source"], record["id"], error.reason, error.detail, text)
+def _suite(kind: records.Kind, record: Mapping[str, Any]) -> str:
+    return _CHAT_SUITES[record["role"]] if kind == "chat" else kind
+
+
+def _rejected(kind: records.Kind, record: Mapping[str, Any], error: RowError) -> Rejected:
+    text, suite = records.user_text(record), _suite(kind, record)
+    return Rejected(suite, record["source"], record["id"], error.reason, error.detail, text)
 
 
 def shape_fault(kind: records.Kind, record: Any) -> str | None:

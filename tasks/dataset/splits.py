@@ -63,6 +63,10 @@ CAUSES = (
     CONTAMINATED,
     NOT_IN_MIX,
 )
+ON_PURPOSE = frozenset(
+    cause.reason for cause in CAUSES if cause not in (NO_TIME_GIVEN, NO_GROUP_GIVEN)
+)
+"""Reasons of rows that are left out for the sake of others; any other reason is a row's own fault."""
 
 Names = Callable[[Iterable[int]], Mapping[int, tuple[str, str]]]
 """Source and id of rows."""
@@ -197,7 +201,9 @@ def _hold_out_from(plan: Plan, own: Flags, begin: int) -> None:
     plan.leave_out(np.flatnonzero(own & (rows.time == NO_TIME)), None, NO_TIME_GIVEN)
     new = own & (rows.time >= begin)
     plan.side[new & (rows.kind == CHAT)] = TEST
-    plan.leave_out(np.flatnonzero(new & (rows.kind == PREFERENCE)), None, IN_TEST_WINDOW)
+    documents = (plan.side == TRAINING) & (rows.kind == TEXT) & (rows.time >= begin)
+    unseen = documents | (new & (rows.kind == PREFERENCE))
+    plan.leave_out(np.flatnonzero(unseen), None, IN_TEST_WINDOW)
 
 
 def _begin(times: Ints, share: float) -> int:
@@ -227,7 +233,7 @@ def _hold_out_units(plan: Plan, own: Flags, split: Split, share: float, seed: in
 def leave_out_leaks(plan: Plan) -> None:
     """Reject rows of the training side that share a cluster or a group with a held-out row, and
     rows of the test that share one with the regression suite."""
-    near, group = plan.cluster.astype(np.uint64) + np.uint64(1), plan.group
+    near, group = _near(plan), plan.group
     training, test = (np.flatnonzero(plan.kept & (plan.side == side)) for side in (TRAINING, TEST))
     held_out = np.flatnonzero(plan.kept & np.isin(plan.side, (TEST, REGRESSION, BENCHMARK)))
     regression = np.flatnonzero(plan.kept & (plan.side == REGRESSION))
@@ -239,6 +245,12 @@ def leave_out_leaks(plan: Plan) -> None:
     ):
         found, first = _first_with(names, rows, others)
         plan.leave_out(found, first, cause)
+
+
+def _near(plan: Plan) -> Hashes:
+    """The clusters as names, none of which is NO_GROUP."""
+    names: Hashes = plan.cluster.astype(np.uint64) + np.uint64(1)
+    return names
 
 
 def _first_with(names: Hashes, rows: Ints, others: Ints) -> tuple[Ints, Ints]:
@@ -255,11 +267,13 @@ def _first_with(names: Hashes, rows: Ints, others: Ints) -> tuple[Ints, Ints]:
 def leave_out_copies(plan: Plan, names: Names) -> None:
     """Of a cluster keep one row, for each side and kind: the first by time, then by source and id.
 
-    Chats and preferences are kept for themselves, since a prompt may well serve both; a general row
-    gives way to one of the task; regression rows all stay.
+    Chats, preferences and documents are kept for themselves, since a prompt may well serve both of
+    the former; a general row gives way to one of the task. The regression suite and a published
+    test stay whole, so that scores on them can be compared with those of others.
     """
     rows = plan.rows
-    kept = np.flatnonzero(plan.on(TRAINING, CHAT, PREFERENCE) | plan.on(TEST, CHAT))
+    own_test = plan.on(TEST, CHAT) & (rows.role != columns.TEST)
+    kept = np.flatnonzero(plan.on(TRAINING, CHAT, PREFERENCE, TEXT) | own_test)
     together = np.stack([plan.cluster, rows.kind, plan.side])[:, kept]
     age = np.stack([rows.role == columns.GENERAL, rows.time == NO_TIME, rows.time])[:, kept]
     order = np.lexsort([*age[::-1], *together[::-1]])
@@ -294,7 +308,8 @@ def _changes(table: NDArray[np.int64]) -> Flags:
 
 def choose_validation(plan: Plan, split: Split, seed: int) -> None:
     """Whole units of the training side: `validation_share` of the task's chats that are kept, the
-    test included, and of the preferences."""
+    test included, and of the preferences. Documents that share a cluster or a group with them are
+    rejected, for there is no validation of documents."""
     own = plan.rows.role == columns.TRAIN
     chats, pairs = (plan.on(TRAINING, kind) & own for kind in (CHAT, PREFERENCE))
     tested = int((plan.on(TEST, CHAT) & own).sum())
@@ -306,6 +321,11 @@ def choose_validation(plan: Plan, split: Split, seed: int) -> None:
     label = plan.rows.label if split.strategy == "stratified" else None
     chosen = choose(plan, np.flatnonzero(chats | pairs), wanted, seed, "validation", label)
     plan.validation = plan.on(TRAINING, CHAT, PREFERENCE) & np.isin(plan.unit, chosen)
+    documents = np.flatnonzero(plan.on(TRAINING, TEXT))
+    general = plan.rows.role == columns.GENERAL  # in validation such rows are never used
+    held_out = np.flatnonzero(plan.validation & ~general)
+    for names, cause in ((_near(plan), LEAK), (plan.group, LEAK_BY_GROUP)):
+        plan.leave_out(*_first_with(names, documents, held_out), cause)
 
 
 def quota(rows: int, share: float) -> int:

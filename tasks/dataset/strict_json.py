@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from typing import Any, NoReturn
 
-from tasks.dataset.faults import RowError
+from tasks.dataset.faults import RowError, quoted
 
 MAX_DEPTH = 64
 """Brackets in brackets.  Fixed, because Python's own limit depends on who calls."""
@@ -100,7 +100,7 @@ def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) != len(pairs):
         keys = [key for key, _ in pairs]
         twice = next(key for key in keys if keys.count(key) > 1)
-        raise RowError("duplicate_key", f"key {twice!r} comes more than once")
+        raise RowError("duplicate_key", f"key {quoted(twice)} comes more than once")
     return found
 
 

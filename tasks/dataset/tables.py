@@ -126,7 +126,7 @@ def _check(values: dict[str, Any], rules: Rules) -> None:
     length, plain = 0, True
     for text in strict_json.strings(values):
         length += len(text)
-        plain = plain and text.isascii()
+        plain = plain and not hidden_characters.suspicious(text)
         if "\0" in text:
             raise RowError("nul", "a text holds the character U+0000")
     if length > rules.max_line_bytes:

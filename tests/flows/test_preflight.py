@@ -213,3 +213,52 @@ def test_bad_input_comes_before_the_environment(project: Path) -> None:
     faults = preflight.faults()
     assert {fault.exit_code for fault in faults} == {MISUSE, FAULT}
     assert preflight.exit_code(faults) == MISUSE
+
+
+GENERAL = """        user: "{instruction}"
+        assistant: "{output}"
+      columns: [id, instruction, output]"""
+
+
+def test_a_map_reads_a_column_that_the_file_has_not(project: Path) -> None:
+    change(PARAMS, GENERAL, GENERAL.replace("[id, instruction, output]", "null"))
+    row = '{"id": "1", "instruction": "a", "output": "b"}\n'
+    Path("data/raw/general.jsonl").write_text(row)
+    assert found() == []
+    line = change(PARAMS, 'user: "{instruction}"', 'user: "{instructions}"')
+    assert found() == [
+        f"params.yaml:{line}: ingest.sources[3].map.user: reads column 'instructions', which "
+        "general.jsonl has not; it has id, instruction, output"
+    ]
+
+
+def test_a_file_that_cannot_be_read_at_all(project: Path) -> None:
+    change(PARAMS, GENERAL, GENERAL.replace("[id, instruction, output]", "null"))
+    Path("data/raw/general.jsonl").write_bytes("{}\n".encode("utf-16"))
+    (text,) = found()
+    assert text.endswith("ingest.sources[3].file: general.jsonl is UTF-16; save it as UTF-8")
+
+
+@pytest.mark.parametrize("need", ["time", "group"])
+def test_a_split_needs_what_it_splits_by(project: Path, need: str) -> None:
+    line = change(PARAMS, "strategy: time ", f"strategy: {need} ")
+    if need == "time":
+        text = PARAMS.read_text()
+        PARAMS.write_text(text.replace('        time: "{received}"\n', "", 1))
+        line -= 1
+    assert found() == [
+        f"params.yaml:{line}: format.split.strategy: is {need}, but no source of chats to train on "
+        f"has a {need}; map {need} to a column, or take another strategy"
+    ]
+
+
+def test_a_field_to_stratify_by_that_no_answer_has(project: Path) -> None:
+    schema = PARAMS.read_text()
+    head, _, rest = schema.partition("  answer_schema: ")
+    PARAMS.write_text(head + "  answer_schema: null\n  min_rows" + rest.partition("  min_rows")[2])
+    change(PARAMS, "stratify_by: null ", "stratify_by: status ")
+    assert any(
+        "format.split.stratify_by: is 'status', a field of no answer that a map makes; "
+        "known: category, eta" in text
+        for text in found()
+    )

@@ -76,6 +76,36 @@ def test_totals_then_rows(listed: Path) -> None:
     )
 
 
+def test_lists_behind_a_failed_stage_are_of_an_earlier_run(listed: Path) -> None:
+    write(rejects.FAILED / "ingest.jsonl", {"reason": "nul", "detail": "holds NUL"})
+    shown = tunetrail()
+    assert shown.exit_code == DONE
+    assert shown.output == (
+        "1 row rejected\n"
+        "The last run of ingest failed; these are the rows that it rejected.\n"
+        "The lists of validate, format are of an earlier run and left out: ingest comes before.\n"
+        "\n"
+        "stage   source   reason  rows\n"
+        "ingest  a.jsonl  nul        1\n"
+        "\n"
+        "ingest:\n"
+        "  a.jsonl:13 (byte 2859) A-7  nul: holds NUL\n"
+        '      {"id":"A-7"…\n'
+    )
+
+
+def test_a_choice_of_an_earlier_run_is_told(listed: Path) -> None:
+    write(rejects.FAILED / "ingest.jsonl", {})
+    shown = tunetrail("--stage", "format")
+    assert (shown.exit_code, shown.output) == (
+        DONE,
+        "No rejected row has --stage format.\n"
+        "There are rejects of the stages ingest; of the sources a.jsonl; "
+        "for the reasons duplicate_id.\n"
+        "The lists of validate, format are of an earlier run and left out: ingest comes before.\n",
+    )
+
+
 def test_a_choice(listed: Path) -> None:
     shown = tunetrail("--stage", "ingest", "--reason", "nul", "--source", "a.jsonl").output
     assert shown.startswith("2 rows rejected\n\nstage ")

@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 
 from tasks import ingest, validate
+from tasks.dataset import rejects as listing
 from tasks.dataset.splits import SPLITS
-from tasks.lineage.stage import StageError
+from tasks.lineage.stage import GateError, StageError
 from tasks.model import chat as rendering
 from tasks.params import Compute, Format, Params
 
@@ -25,6 +26,7 @@ WORDS = [f"w{number}" for number in range(100)]
 
 def section(**changes: Any) -> Format:
     values = {
+        "max_reject_share": 1.0,
         "max_tokens": 512,
         "near_duplicates": {"threshold": 0.7, "shingle_words": 3, "permutations": 64},
         "split": {
@@ -294,7 +296,7 @@ def test_a_long_prompt_makes_no_texts_alike(
         asked("held", f"{message(500)} {copied} {message(501)}"),
         chat("odd", f"{message(600)} {message(601)}"),
     ]
-    pages = [text("page", f"For example: {texts[32]}."), text("rules", f"About {PROMPT}.")]
+    pages = [text("page", f"{message(502)} {texts[32]}."), text("rules", f"About {PROMPT}.")]
     settings = section(max_tokens=2048)
     found, metrics, rejects = run(tmp_path, tiny_model, settings, compute, chat=rows, text=pages)
     assert {(reject["id"], reject["reason"]) for reject in rejects} == {
@@ -561,6 +563,60 @@ def test_nothing_to_train_on_or_to_test(
     assert str(caught.value).startswith(text)
 
 
+def test_too_many_faults_stop_the_stage(
+    tmp_path: Path, tiny_model: Path, compute: Compute, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listing, "STATE", tmp_path / "state")
+    kinds = {"chat": CHATS, "preference": PAIRS, "text": TEXTS}
+    with pytest.raises(GateError) as caught:
+        run(tmp_path / "1", tiny_model, section(max_reject_share=0.125), compute, **kinds)
+    faults = sum(row["role"] == "train" for row in CHATS)
+    first, *samples = str(caught.value).splitlines()
+    assert first == (
+        f"train.jsonl: 3 of {faults} rows ({3 / faults:.1%}) rejected, format.max_reject_share allows "
+        "12.5%; commonest: no_time 1, special_token 1, too_long 1. Mend the rows, or raise "
+        "format.max_reject_share. The first:"
+    )
+    assert [sample.split(":")[0] for sample in samples[:3]] == [
+        "  train.jsonl special special_token",
+        "  train.jsonl long too_long",
+        "  train.jsonl undated no_time",
+    ]
+    [kept] = (tmp_path / "state").rglob("rejected.jsonl")
+    assert samples[3:] == [f"All of them: {kept}"]
+    reasons = Counter(reject["reason"] for reject in read(kept))
+    assert reasons["contaminated"] == 3  # the list has what is left out on purpose too
+    assert sum(reasons.values()) == 11
+
+
+def test_what_is_left_out_on_purpose_is_no_fault(
+    tmp_path: Path, tiny_model: Path, compute: Compute
+) -> None:
+    kinds = {
+        "chat": [row for row in CHATS if row["id"] not in ("special", "long", "undated")],
+        "preference": [row for row in PAIRS if row["id"] != "long"],
+        "text": TEXTS,
+    }
+    _, metrics, _ = run(tmp_path, tiny_model, section(max_reject_share=0), compute, **kinds)
+    assert metrics["rejected"] == {
+        "contaminated": 3, "in_test_window": 1, "leak": 2, "near_duplicate": 1,
+    }  # fmt: skip
+
+
+def test_documents_are_compared_with_each_other(
+    tmp_path: Path, tiny_model: Path, compute: Compute
+) -> None:
+    long = " ".join(message(n) for n in range(600, 640))
+    pages = [text("1", long), text("2", f"{long} changed"), text("3", message(700))]
+    rows = [chat(f"a{n}", message(n)) for n in range(10)]
+    settings = section(**of("random"))
+    found, _, rejects = run(tmp_path, tiny_model, settings, compute, chat=rows, text=pages)
+    assert found["corpus"] == ["1", "3"]
+    assert [(r["id"], r["reason"], r["detail"]) for r in rejects] == [
+        ("2", "near_duplicate", "nearly the same as text.jsonl 1")
+    ]
+
+
 def test_a_file_edited_by_hand_is_named(tmp_path: Path, tiny_model: Path, compute: Compute) -> None:
     data = write(tmp_path / "in", chat=CHATS[:2])
     (data / "chat.jsonl").write_text('{"id":\n', encoding="utf-8")
@@ -595,6 +651,7 @@ def test_the_shipped_data_loses_what_its_readme_says(
         ("leak", "preferences.jsonl"): 5,
     }
     assert set(metrics["contaminated_share"].values()) == {0.0}
+    assert metrics["splits"]["corpus"] == 95
     tested = {row["id"] for row in read(tmp_path / "out" / "test.jsonl")}
     trained = {
         row["id"]

@@ -113,7 +113,8 @@ def test_a_reject_says_where_and_why_and_shows_no_personal_data(tmp_path: Path) 
             "byte": len(lines(ROW)),
             "id": None,
             "reason": "wrong_type",
-            "detail": "column 'text' is a number, not a string",
+            "detail": "column 'text' is a number, not a string; write it as a string, or as a "
+            "field of its own in an answer's mapping",
             "snippet": '{"id": "1", "at": "2026-07-06T10:00:00Z", "text": 5, '
             '"label": "[email] [phone]"}',
         }

@@ -16,6 +16,7 @@ import pytest
 
 from tasks.dataset import columns, lines, ngrams
 from tasks.dataset.columns import Fault, Reading, Renderer, Rows, UserTexts
+from tasks.dataset.lines import Lines
 from tasks.lineage.stage import StageError
 from tasks.model import chat
 
@@ -187,6 +188,38 @@ def test_a_fixed_prompt_is_left_out(
 )
 def test_the_class_of_a_chat(answer: str, by: str | None, label: str) -> None:
     assert columns.label(conversation("1", "?", answer), by) == label
+
+
+@pytest.mark.parametrize("by", [None, "category"])
+def test_answers_that_mean_the_same_are_one_class(
+    by: str | None, tmp_path: Path, tiny_model: Path
+) -> None:
+    answers = ['{"category":"late","days":3}', '{ "days": 3, "category": "late" }', "Yes", " yes "]
+    chats = [conversation(str(n), "?", answer) for n, answer in enumerate([*answers, "no"])]
+    with reading(write(tmp_path / "data", chats, [], []), tiny_model, by) as rows:
+        json_one, json_other, text, spaced, different = rows.columns.label.tolist()
+    assert json_one == json_other
+    assert text == spaced
+    assert len({json_one, text, different}) == 3
+
+
+def test_long_documents_are_read_a_few_at_a_time(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pages = [{**TEXT, "id": str(n), "text": f"page {n} " * 50} for n in range(9)]
+    monkeypatch.setattr(lines, "BATCH_BYTES", 1000)
+    read = Lines.records
+    held: list[int] = []
+
+    def counting(self: Lines, begin: int, end: int) -> list[Any]:
+        held.append(end - begin)
+        return read(self, begin, end)
+
+    with reading(write(tmp_path / "data", CHATS, [PAIR], pages), tiny_model) as rows:
+        chosen = np.arange(len(rows.columns))[-9:]
+        monkeypatch.setattr(Lines, "records", counting)
+        assert list(UserTexts(rows, chosen)) == [page["text"] for page in pages]
+    assert held == [2, 2, 2, 2, 1]  # of about 450 bytes
 
 
 def test_processes_read_the_same(

@@ -45,6 +45,12 @@ def test_the_frame_tells_the_commonest_answer_and_no_other() -> None:
     assert frame["commonest_answer"].tolist() == [0, 1, 1]
 
 
+def test_each_reason_may_take_its_share_of_the_rows_that_came_in(params: Params) -> None:
+    assert expectations.reject_rules({"text personal_data": 0.2}, params.validate_) == [
+        expectations.Rule(expectations.MEAN, "text personal_data", None, 0.05, "max_reject_share")
+    ]
+
+
 def test_a_score_that_is_not_judged_is_not_expected() -> None:
     scores = [checklist.Score("length", None, 0.9), checklist.Score("clusters", 1.0, 0.5)]
     assert expectations.score_rules(scores) == [

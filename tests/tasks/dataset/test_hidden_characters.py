@@ -41,6 +41,32 @@ def test_what_writing_needs_is_allowed(text: str) -> None:
         ("a\U000e0100\U000e0101", 0xE0101),
         ("\u05d0" + " " * 40 + "\u200e", 0x200E),
         ("\u05d0\u202e", 0x202E),
+        *(
+            (f"a{chr(point)}b", point)
+            for point in (
+                0xAD,
+                0x34F,
+                0x115F,
+                0x1160,
+                0x3164,
+                0xFFA0,
+                0x180E,
+                0x2800,
+                0xFFF9,
+                0xFFFB,
+                0xFDD0,
+                0xFFFE,
+                0x1FFFF,
+                0x10FFFF,
+                0x01,
+                0x08,
+                0x0C,
+                0x1B,
+                0x7F,
+                0x85,
+                0x9F,
+            )
+        ),
     ],
 )
 def test_what_hides_is_refused(text: str, point: int) -> None:
@@ -54,3 +80,14 @@ def test_a_name_that_hides_is_not_shown() -> None:
     with pytest.raises(RowError) as caught:
         hidden_characters.check({"te\u200bxt": "a"})
     assert str(caught.value) == "hidden_character: U+200B in the name of a column"
+
+
+def test_line_ends_and_tabs_are_seen() -> None:
+    assert not hidden_characters.suspicious("a\tb\r\nc")
+
+
+def test_what_an_earlier_decoder_lost() -> None:
+    with pytest.raises(
+        RowError, match="replacement_character: U\\+FFFD in column 'a': the text was"
+    ):
+        hidden_characters.check({"a": "K\ufffdln"})

@@ -2,10 +2,12 @@
 
 import datetime
 import json
+import math
 from typing import Any
 
 import pytest
 
+from tasks.dataset import mapping
 from tasks.dataset.faults import RowError
 from tasks.dataset.mapping import Template, mapper
 from tasks.lineage.stage import StageError
@@ -28,8 +30,9 @@ def record(values: dict[str, Any], kind: str = "chat", map: Any = None) -> Any:
 
 
 def test_a_template_reads_columns_and_nothing_else() -> None:
-    assert Template("{a}-{b c}", "key").fill({"a": "1", "b c": "2"}) == "1-2"
-    assert Template('{{"x": {a}}}', "key").fill({"a": "{b}", "b": "no"}) == '{"x": {b}}'
+    assert Template("{a}-{b c}", "key").fill({"a": "1", "b c": "2"}, dict.__getitem__) == "1-2"
+    braces = Template('{{"x": {a}}}', "key")
+    assert braces.fill({"a": "{b}", "b": "no"}, dict.__getitem__) == '{"x": {b}}'
     assert Template("{a.__class__}", "key").columns == ["a.__class__"]
     assert Template("{a[0]!r:>9}", "key").columns == ["a[0]!r:>9"]
 
@@ -53,6 +56,51 @@ def test_an_answer_given_as_a_mapping_becomes_json() -> None:
     assert content.startswith('{"category":"a \\"b\\"\\n","note":"{a \\"b\\"\\n} ä",')
     assert json.loads(content)["list"] == ['a "b"\n', 1, None]
     assert json.loads(content)["in"] == {"x": True}
+
+
+@pytest.mark.parametrize("value", [1, -2.5, True, None, [1, {"a": None}], {"k": False}, "a"])
+def test_a_value_alone_in_an_answer_keeps_its_type(value: Any) -> None:
+    made = record({"t": "hi", "y": value}, map={"user": "{t}", "assistant": {"label": "{y}"}})
+    content = made["messages"][-1]["content"]
+    assert content == json.dumps({"label": value}, separators=(",", ":"))
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [(datetime.date(2026, 1, 1), "wrong_type"), ([b"x"], "wrong_type"), (math.nan, "not_finite")],
+)
+def test_an_answer_holds_what_json_can_spell(value: Any, reason: str) -> None:
+    with pytest.raises(RowError, match=f"{reason}: column 'y'"):
+        record({"t": "hi", "y": value}, map={"user": "{t}", "assistant": {"label": "{y}"}})
+
+
+def test_a_whole_number_is_an_id_a_group_and_an_answer() -> None:
+    fields = {"id": "{n}", "group": "{n}", "user": "{t}", "assistant": "{n}"}
+    made = record({"n": 7, "t": "hi"}, map=fields)
+    assert (made["id"], made["group"], made["messages"][-1]["content"]) == ("7", "7", "7")
+
+
+def test_turns_of_alpaca_are_not_lost() -> None:
+    row = {"instruction": "a", "output": "b", "history": [], "more": 1, "id": "1"}
+    made = mapper(source(), "sources[1]")
+    for _ in range(2):
+        made.record(row, "1", "a.jsonl")
+    with pytest.raises(RowError, match="unmapped_history: history holds earlier turns"):
+        made.record({**row, "history": [["x", "y"]]}, "1", "a.jsonl")
+
+
+def test_columns_that_go_nowhere_are_told_once() -> None:
+    row = {"text": "b", "more": 1, "id": "1"}
+    told: list[str] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mapping.log, "warning", lambda text, *of: told.append(text % of))
+        for columns in (None, ["text", "more", "id"]):
+            made = mapper(source("text", columns=columns), "sources[1]")
+            made.record(row, "1", "a.jsonl")
+            made.record(row, "2", "a.jsonl")
+    assert told == [
+        "a.jsonl: sources[1].map is null, so its columns 'more' are ignored; write a map to use them"
+    ]
 
 
 def test_a_mapped_chat_record() -> None:
@@ -82,17 +130,20 @@ def test_records_without_an_id_are_named_by_their_line() -> None:
 
 MAP = {"id": "{id}", "time": "{at}", "user": "{q}", "assistant": "{a}"}
 ROW = {"id": "1", "at": None, "q": "Hi", "a": "Yo"}
+REMEDY = "write it as a string, or as a field of its own in an answer's mapping"
 
 
 @pytest.mark.parametrize(
     ("change", "reason", "detail"),
     [
-        ({"q": 48213}, "wrong_type", "column 'q' is a number, not a string"),
+        ({"q": 48213.5}, "wrong_type", f"column 'q' is a number, not a string; {REMEDY}"),
+        ({"q": 48213}, "wrong_type", f"column 'q' is a number, not a string; {REMEDY}"),
+        ({"at": 20260831}, "wrong_type", f"column 'at' is a number, not a string; {REMEDY}"),
         ({"q": None}, "wrong_type", "column 'q' is null, not a string"),
         ({"q": ["x"]}, "wrong_type", "column 'q' is an array, not a string"),
-        ({"a": True}, "wrong_type", "column 'a' is a boolean, not a string"),
-        ({"id": 1.5}, "wrong_type", "column 'id' is a number, not a string"),
-        ({"id": True}, "wrong_type", "column 'id' is a boolean, not a string"),
+        ({"a": True}, "wrong_type", f"column 'a' is a boolean, not a string; {REMEDY}"),
+        ({"id": 1.5}, "wrong_type", f"column 'id' is a number, not a string; {REMEDY}"),
+        ({"id": True}, "wrong_type", f"column 'id' is a boolean, not a string; {REMEDY}"),
         ({"id": " "}, "empty_id", "the id is blank"),
         ({"q": ""}, "empty_text", "the user text is blank"),
         ({"a": " \n"}, "empty_text", "the assistant text is blank"),
@@ -128,7 +179,7 @@ def test_a_column_that_no_row_has() -> None:
         made.finish()
     assert str(caught.value) == (
         "params.yaml: sources[1].map.assistant reads column 'zz', which no row of a.jsonl has; "
-        "name a column that the file has"
+        "its columns are q"
     )
 
 
@@ -313,4 +364,7 @@ def test_what_only_typed_files_hold() -> None:
 
 
 def test_a_template_may_hold_a_percent_sign() -> None:
-    assert Template("100% of {a} %s %(a)s", "key").fill({"a": "5%d"}) == "100% of 5%d %s %(a)s"
+    assert (
+        Template("100% of {a} %s %(a)s", "key").fill({"a": "5%d"}, dict.__getitem__)
+        == "100% of 5%d %s %(a)s"
+    )

@@ -36,6 +36,7 @@ FOUND = {
         "0044 20 7946 0018",
         "07700900789",
         "+447700900123",
+        "00492211234567",
     ],
     "iban": [
         "GB82 WEST 1234 5698 7654 32",
@@ -52,14 +53,14 @@ FOUND = {
         "378282246310005",
         "6011 1111 1111 1117",
         "3056 930902 5904",
+        "4111.1111.1111.1111",
     ],
     "national_id": [
         "536-90-4399",
         "912-90-3456",
         "AB 12 34 56 C",
-        "AB123456C",
-        "54362315K",
-        "X2482300W",
+        "54362315-K",
+        "X-2482300-W",
         "RSSMRA85T10A562S",
         "2 95 10 99 126 111 93",
         "85.07.30-033.28",
@@ -73,10 +74,7 @@ FOUND = {
         "12.531.909-2",
         "360426199101010071",
         "971013-9019902",
-        "123-456-782",
-        "770305-02-1234",
         "3-1006-00445-63-5",
-        "ACUPA7085R",
         "BOXW310820HNERXN09",
     ],
     "ip": [
@@ -116,6 +114,17 @@ TOLD = {
     ),
     "https://anna:pa55w0rd@example.com/x": "https://anna:[secret]@example.com/x",
     "Authorization: Bearer abcdef1234567890abcdef": "Authorization: Bearer [secret]",
+    "Authorization: Basic dXNlcjpwYXNzd29yZA==": "Authorization: Basic [secret]",
+    "pw: hunter22": "pw: [secret]",
+    "mot de passe: Tr0ub4dor": "mot de passe: [secret]",
+    "password: correct horse battery staple": "password: [secret]",
+    'passphrase: "Correct horse battery staple"': 'passphrase: "[secret]"',
+    "my social is 536 90 4399": "my social is [national_id]",
+    "national insurance AB123456C": "national insurance [national_id]",
+    "DNI: 54362315K, NIE X2482300W": "DNI: [national_id], NIE [national_id]",
+    "SIN 123-456-782": "SIN [national_id]",
+    "NRIC 770305-02-1234": "NRIC [national_id]",
+    "PAN: ACUPA7085R": "PAN: [national_id]",
     "my ssn is 536904399": "my ssn is [national_id]",
     "BSN: 111222333": "BSN: [national_id]",
     "PESEL number 44051401359": "PESEL number [national_id]",
@@ -181,13 +190,36 @@ NOTHING = [
     "password=[secret] password=<your password> password: ${PASSWORD}",
     "d41d8cd98f00b204e9800998ecf8427e, 3f2504e0-4f89-41d3-9a0c-0305e82c3301",
     "temperature_deviation, documents_missing, risk-assessment-of-the-desk-2026",
-    "Bearer of bad news",
+    "Bearer of bad news, basic information",
+    *("password: minimum-8-characters", "Your secret=optional", "pass: all-clear"),
+    *("token: ABC12345 for the cloakroom", "Secret: top-floor", "secret_name: my-app-config"),
+    *("password_reset_url=/reset", "password=getpass()", "secret=self.secret"),
+    *("sk-learn-classifier-pipeline-v2-model", "secret_id=3f2504e0-4f89-41d3"),
+    *("SKU 012-345-6789", "Part no. 0123-4567-89", "UPC 036000291452", "ISBN 0306406152"),
+    *("FedEx 0201 2345 6789", "AWB 020-12345675", "+48.8588897, -002.3200410"),
+    *("IMEI 490154203237518", "490154203237518", "IMEI: 4111111111111111"),
+    "refund to DE89 3704 0044 0532 0130 01",
+    *("nginx 1.25.3.1", "Upgrade from 2.0.1.5 to 2.0.2.1"),
+    *("icon@2x.jpg", "pkg@1.2.3.tar.gz", "git@github.com:org/project.git"),
+    *("article 123.456.789-09", "AB123456C", "12345678Z", "ticket 770305-02-1234"),
+    *("lot 131052-308T", "770305-02-1234", "123-456-782"),
 ]
 
 
 @pytest.mark.parametrize("text", NOTHING)
 def test_leaves_other_numbers_alone(text: str) -> None:
     assert privacy.redact(text) == (text, {})
+
+
+@pytest.mark.parametrize("name", ["0123456789", "row 020 7946 0735", "10.0.0.1", "AB123456C"])
+def test_a_name_without_proof_is_no_personal_data(name: str) -> None:
+    assert privacy.find_in_name(name) == []
+
+
+@pytest.mark.parametrize("kind", ["email", "iban", "card", "national_id", "secret"])
+def test_a_name_with_proof_is_personal_data(kind: str) -> None:
+    for value in FOUND[kind]:
+        assert [finding.kind for finding in privacy.find_in_name(value)] == [kind]
 
 
 def test_the_stronger_proof_wins() -> None:

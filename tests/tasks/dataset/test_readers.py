@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from tasks.dataset import readers
@@ -16,7 +16,7 @@ from tasks.lineage.stage import StageError
 
 def read_jsonl(path: Path, limit: int) -> Iterator[Row | BadRow]:
     with path.open("rb", buffering=BUFFER_BYTES) as file:
-        yield from readers.read_jsonl(file, Rules(limit, True, None))
+        yield from readers.read_jsonl(file, path.name, Rules(limit, True, None))
 
 
 def read_csv(path: Path, limit: int, delimiter: str = ",") -> Iterator[Row | BadRow]:
@@ -76,7 +76,7 @@ def test_line_ends_and_a_last_line_without_one(tmp_path: Path) -> None:
 
 def test_unicode_line_separators_do_not_end_a_line(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
-    path.write_text('{"id":"a\u2028b\u0085c"}\n', encoding="utf-8")
+    path.write_text('{"id":"a\u2028b\u2029c"}\n', encoding="utf-8")
     (row,) = read_jsonl(path, LIMIT)
     assert isinstance(row, Row)
 
@@ -149,7 +149,7 @@ def test_hidden_characters_may_be_allowed(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_bytes(JSONL_FAULTS["hidden_character"])
     with path.open("rb") as file:
-        (row,) = readers.read_jsonl(file, Rules(LIMIT, False, None))
+        (row,) = readers.read_jsonl(file, path.name, Rules(LIMIT, False, None))
     assert isinstance(row, Row)
 
 
@@ -254,10 +254,12 @@ def test_whatever_the_bytes_are_every_line_is_accounted_for(
 ) -> None:
     path = tmp_path / "rows.jsonl"
     content = mutate(ROWS, edits)
+    assume(content[:2] not in (b"\xff\xfe", b"\xfe\xff") and b"\0" not in content[:16])  # UTF-16
     path.write_bytes(content)
     rows = list(read_jsonl(path, limit))
-    assert len(rows) == content.count(b"\n") + (not content.endswith(b"\n") and content != b"")
-    covers_the_file(rows, 0, len(content))
+    read = content[: rows[-1].end] if rows else b""
+    assert len(rows) == read.count(b"\n") + (not read.endswith(b"\n") and read != b"")
+    covers_the_file(rows, 0, content)
 
 
 @settings(
@@ -270,14 +272,57 @@ def test_whatever_the_bytes_are_csv_rows_cover_the_file(
     path = tmp_path / "rows.csv"
     content = HEADER + mutate(CSV_ROWS, edits)
     path.write_bytes(content)
-    covers_the_file(list(read_csv(path, limit)), len(HEADER), len(content))
+    covers_the_file(list(read_csv(path, limit)), len(HEADER), content)
 
 
-def covers_the_file(rows: list[Row | BadRow], start: int, size: int) -> None:
-    """Row follows row without a gap, from the first byte to the last."""
+def covers_the_file(rows: list[Row | BadRow], start: int, content: bytes) -> None:
+    """Row follows row without a gap, from the first byte to the last that is not blank."""
     for row in rows:
         assert row.byte == start
         assert row.end is not None
         assert row.end > row.byte
         start = row.end
-    assert start == size
+    assert not content[start:].strip()
+
+
+def test_blank_lines_at_the_end_are_no_rows(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(GOOD + b"\n" + LAST + b"\n  \r\n\n")
+    assert [getattr(row, "reason", "") for row in read_jsonl(path, LIMIT)] == ["", "empty_line", ""]
+    path.write_bytes(b"a,b\n1,2\n\n3,4\n\r\n\n")
+    assert [getattr(row, "reason", "") for row in read_csv(path, LIMIT)] == ["", "empty_line", ""]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
+def test_utf_16_is_told_once(tmp_path: Path, encoding: str) -> None:
+    path = tmp_path / "rows"
+    path.write_bytes((GOOD + LAST).decode().encode(encoding))
+    for read in (read_jsonl, read_csv):
+        with pytest.raises(StageError, match=r"^rows is UTF-16; save it as UTF-8$"):
+            list(read(path, LIMIT))
+
+
+@pytest.mark.parametrize(
+    ("header", "told"),
+    [
+        ("a;b", "looks like ';'; save it with commas"),
+        ("a\tb", "a tab; write read_as: {container: tsv}"),
+    ],
+)
+def test_another_delimiter(tmp_path: Path, header: str, told: str) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text(f"{header}\n1;2\n")
+    with pytest.raises(
+        StageError, match=r"^rows.csv:1: has one column, and its delimiter"
+    ) as caught:
+        list(read_csv(path, LIMIT))
+    assert str(caught.value).endswith(told)
+
+
+@pytest.mark.parametrize("escape", ["b", "f", "u001b"])
+def test_an_escape_spells_no_control(tmp_path: Path, escape: str) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(f'{{"a":"x\\{escape}"}}\n')
+    (bad,) = read_jsonl(path, LIMIT)
+    assert isinstance(bad, BadRow)
+    assert bad.reason == "hidden_character"

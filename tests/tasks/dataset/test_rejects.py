@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tasks.dataset.faults import quoted
 from tasks.dataset.rejects import Rejects, account
 from tasks.lineage.stage import StageError
 
@@ -67,3 +68,20 @@ def test_a_row_that_went_missing_is_a_fault_of_the_code() -> None:
         StageError, match=r"a.jsonl: 3 rows in, but 2 out and 0 rejected; a row went"
     ):
         account("a.jsonl", 3, 2, 0)
+
+
+def test_what_the_pipeline_says_stays_and_what_the_row_says_does_not(tmp_path: Path) -> None:
+    name = "0b7cbd1e-6f2a-4c7e-9d3b-5f0a1c2d3e4f"
+    detail = f"123456789 bytes, more than 1000000; nearly the same as {name}"
+    with Rejects(tmp_path / "stage.jsonl") as rejects:
+        rejects.add("a.jsonl", "x", detail, f"row {name} 987654321987", id="987654321")
+        rejects.add("a.jsonl", "x", "y" * 1000, "")
+    first, second = map(json.loads, (tmp_path / "stage.jsonl").read_text().splitlines())
+    assert (first["detail"], first["id"]) == (detail, "987654321")
+    assert first["snippet"] == "row [token] [digits]"
+    assert len(second["detail"]) == 300
+
+
+def test_a_detail_quotes_names_and_no_sentences() -> None:
+    assert quoted("reply_to") == "'reply_to'"
+    assert quoted("call 0171 2345678 at once, my dear") == "of 34 characters"

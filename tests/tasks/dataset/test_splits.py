@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from planned_rows import Planned, Row, split
 
-from tasks.dataset import splits
+from tasks.dataset import mixing, splits
 
 STRATEGIES = {
     "time from a day": split("time", test_from="2026-08-20", test_share=None),
@@ -23,7 +23,9 @@ SIDE = {
     "preferences_validation": "training", "corpus": "training", "test": "test",
     "regression": "regression",
 }  # fmt: skip
-REASONS = {"no_time", "no_group", "in_test_window", "leak", "near_duplicate", "in_regression"}
+REASONS = {
+    "no_time", "no_group", "in_test_window", "leak", "near_duplicate", "in_regression", "not_in_mix",
+}  # fmt: skip
 
 
 def where(rows: list[Row], settings: Any, seed: int = 1) -> dict[str, str]:
@@ -37,7 +39,7 @@ def planted(count: int, seed: int, roles: list[str]) -> list[Row]:
     for number in range(count):
         kind = rng.choice(("chat", "chat", "chat", "preference", "text"))
         role = rng.choice(roles) if kind == "chat" else "train"
-        cluster = rng.choice((None, f"c{rng.randrange(12)}")) if kind != "text" else None
+        cluster = rng.choice((None, f"c{rng.randrange(12)}"))
         group = rng.choice((None, None, f"g{rng.randrange(12)}"))
         time = rng.choice((None, *(f"2026-08-{rng.randint(1, 28):02}" for _ in range(5))))
         found.append(Row(str(number), cluster, kind, role, time, group, rng.choice("aaab")))
@@ -53,8 +55,13 @@ def test_no_split_cuts_a_cluster_or_a_group(
 ) -> None:
     roles = ["train", "train", "train", "general", "regression", "benchmark"]
     found = planted(count, planting, [*roles, "test"] if published else roles)
-    planned = Planned(found).split(STRATEGIES[strategy], seed)
-    place = planned.where()
+
+    def places(rows: list[Row]) -> dict[str, str]:
+        planned = Planned(rows).split(STRATEGIES[strategy], seed)
+        mixing.admit_general(planned.plan, 0.5, seed)
+        return planned.where()
+
+    place = places(found)
     assert len(place) == len(found)  # each row is in one split, or has a reason
     assert set(place.values()) <= {*SIDE, "benchmark", *REASONS}
     for key in ("cluster", "group"):
@@ -66,7 +73,7 @@ def test_no_split_cuts_a_cluster_or_a_group(
             if name is None or place[row.id] not in SIDE:
                 continue
             sides.setdefault(name, set()).add(SIDE[place[row.id]])
-            if SIDE[place[row.id]] == "training" and row.kind != "text":
+            if SIDE[place[row.id]] == "training":
                 watched.setdefault(name, set()).add("validation" in place[row.id])
             if key == "cluster" and SIDE[place[row.id]] == "training":
                 assert name not in compared
@@ -75,7 +82,7 @@ def test_no_split_cuts_a_cluster_or_a_group(
     kept = Counter(
         (row.cluster, SIDE[place[row.id]], row.kind)
         for row in found
-        if row.cluster and SIDE.get(place[row.id]) in ("training", "test")
+        if row.cluster and row.role != "test" and SIDE.get(place[row.id]) in ("training", "test")
     )
     assert all(count == 1 for count in kept.values())
     assert {row.id for row in found if row.role == "regression"} == {
@@ -85,7 +92,7 @@ def test_no_split_cuts_a_cluster_or_a_group(
         assert not any(place[row.id] == "test" for row in found if row.role == "train") or not any(
             row.role == "test" for row in found
         )
-    assert where(found[::-1], STRATEGIES[strategy], seed) == place
+    assert places(found[::-1]) == place
 
 
 def crowd(count: int = 1000) -> list[Row]:
@@ -175,6 +182,8 @@ def test_the_test_begins_on_a_day() -> None:
             Row("regression", time=None, role="regression"),
             Row("general", time=None, role="general"),
             Row("document", time=None, kind="text"),
+            Row("document before", time="2026-08-30", kind="text"),
+            Row("document after", time="2026-08-31", kind="text"),
         ]
     ).split(split("time", test_from="2026-08-31"), 1)
     found = planned.where()
@@ -185,7 +194,8 @@ def test_the_test_begins_on_a_day() -> None:
     assert found["pair after"] == "in_test_window"
     assert found["regression"] == "regression"
     assert found["general"] == "train"
-    assert found["document"] == "corpus"
+    assert found["document"] == found["document before"] == "corpus"
+    assert found["document after"] == "in_test_window"
     assert planned.detail("never") == "has no time, which format.split.strategy time needs"
     assert planned.detail("pair after") == "is from a time when the test has begun"
 
@@ -232,6 +242,50 @@ def test_what_resembles_a_held_out_row_does_not_train() -> None:
     assert planned.detail("tested twice") == (
         "nearly the same as regression, of the regression suite"
     )
+
+
+def test_documents_of_a_held_out_group_or_text_do_not_train() -> None:
+    chats = [Row(f"f{number}", f"c{number}", group=f"g{number}") for number in range(20)]
+    pages = [Row(f"d{number}", kind="text", group=f"g{number}") for number in range(20)]
+    copies = [Row(f"e{number}", f"c{number}", kind="text") for number in range(20)]
+    alone = [Row("alone", kind="text"), Row("of none", kind="text", group="h")]
+    suite = [Row("r", role="regression", group="s"), Row("p", kind="text", group="s")]
+    for strategy in ("random", "group", "stratified"):
+        planned = Planned([*chats, *pages, *copies, *alone, *suite]).split(split(strategy), 1)
+        found = planned.where()
+        assert Counter(found[row.id] for row in chats) == {"train": 16, "validation": 2, "test": 2}
+        for number in range(20):
+            place = "corpus" if found[f"f{number}"] == "train" else "leak"
+            assert (found[f"d{number}"], found[f"e{number}"]) == (place, place)
+        assert (found["alone"], found["of none"], found["p"]) == ("corpus", "corpus", "leak")
+        held = [row.id for row in chats if found[row.id] == "validation"]
+        for id in held:
+            own = f"{id}, which is held out"
+            assert planned.detail(f"d{id[1:]}") == f"of the same group as {own}"
+            assert planned.detail(f"e{id[1:]}") == f"nearly the same as {own}"
+
+
+def test_of_documents_that_are_nearly_the_same_the_first_is_kept() -> None:
+    planned = Planned(
+        [
+            *(Row(f"f{number}") for number in range(20)),
+            Row("chat", "x", role="general"),
+            Row("b", "x", kind="text", time=None),
+            Row("a", "x", kind="text", time=None),
+            Row("c", "x", kind="text", time="2026-08-02"),
+        ]
+    ).split(split("time", test_from="2026-08-31"), 1)
+    found = planned.where()
+    assert (found["chat"], found["c"]) == ("train", "corpus")
+    assert found["a"] == found["b"] == "near_duplicate"
+    assert planned.detail("a") == "nearly the same as c"
+
+
+def test_a_published_test_stays_whole() -> None:
+    own = [Row(f"f{number}") for number in range(20)]
+    published = [Row(f"t{number}", "x", role="test") for number in range(3)]
+    counts = Counter(where([*own, *published], split("random", test_share=None)).values())
+    assert counts == {"train": 18, "validation": 2, "test": 3}
 
 
 def test_a_published_test_is_the_test() -> None:
