@@ -274,7 +274,12 @@ def judged(runs: dict[int, list[dict[str, Run]]], small: int, large: int) -> Ite
     for stage in STAGES:
         of_small, of_large = rate(stage, small), rate(stage, large)
         print(f"  {stage}: {of_small:,.0f} records a second of {small}, {of_large:,.0f} of {large}")
-        yield Claim(f"rate-kept-{stage}", of_large / of_small, 0.8, at_most=False)
+
+    def microseconds(rows: int) -> float:
+        """Of a record through all three stages; one stage alone can be over before it has begun."""
+        return sum(1e6 / rate(stage, rows) for stage in STAGES)
+
+    yield Claim("rate-kept", microseconds(small) / microseconds(large), 0.8, at_most=False)
     peak = max(of.peak_pss for of_round in runs[large] for of in of_round.values())
     yield Claim("peak-memory-gb", peak / GB, 2, at_most=True)
 

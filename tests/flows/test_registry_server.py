@@ -232,12 +232,14 @@ RIGHT: dict[str, Ask] = {
 EVERY = {**PROMOTION, **RECORD, **RIGHT}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", EVERY)
 def test_a_trainer_may_not(world: World, what: str) -> None:
     reply = EVERY[what](world.account("tina"), world)
     assert reply.status_code == 403, reply.text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", EVERY)
 def test_who_gives_no_name_is_not_let_in(world: World, what: str) -> None:
     assert EVERY[what](world.account(None), world).status_code == 401
@@ -304,6 +306,7 @@ REVIEWER_MAY_NOT = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", REVIEWER_MAY_NOT)
 def test_a_reviewer_may_not(world: World, what: str) -> None:
     reply = REVIEWER_MAY_NOT[what](world.account("rita"), world)
@@ -529,6 +532,7 @@ def test_users_are_added_by_command(
         )
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_it_in_order(tmp_path: Path) -> None:
     port = _free_port()
     line = "from flows.cli import main; main()"
