@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import orjson
 
-from tasks.lineage.stage import StageError
+from tasks.dataset import records
 
 BATCH = 2_000
 """Lines that are read at once, at most."""
@@ -82,7 +82,4 @@ def _record(path: Path, number: int, line: bytes) -> Any:
     try:
         return orjson.loads(line)
     except orjson.JSONDecodeError as error:
-        raise StageError(
-            f"{path}:{number + 1}: {error.msg}; stage outputs are not edited by hand, "
-            f"remove {path.parent} and run the stage that writes it"
-        ) from None
+        raise records.damaged(path, number + 1, error.msg) from None

@@ -72,10 +72,15 @@ def read(path: Path) -> Iterator[Any]:
             try:
                 yield orjson.loads(line)
             except orjson.JSONDecodeError as error:
-                raise StageError(
-                    f"{path}:{number}: {error.msg}; stage outputs are not edited by hand, "
-                    f"remove {path.parent} and run the stage that writes it"
-                ) from None
+                raise damaged(path, number, error.msg) from None
+
+
+def damaged(path: Path, line: int, fault: str) -> StageError:
+    """The error for a line, counted from 1, that no stage has written so."""
+    return StageError(
+        f"{path}:{line}: {fault}; stage outputs are not edited by hand, "
+        f"remove {path.parent} and run the stage that writes it"
+    )
 
 
 def dumps(record: Mapping[str, Any]) -> bytes:

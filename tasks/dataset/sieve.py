@@ -255,16 +255,9 @@ def _numbered(sieve: _Sieve, part: Part, before: Counter[records.Kind]) -> Sifte
         sifted = sieve.sift(part)
     except _Damaged as error:
         line, fault = error.args
-        raise _damage(part, before[part.kind] + line, fault) from None
+        raise records.damaged(part.path, before[part.kind] + line, fault) from None
     before[part.kind] += sifted.rows
     return sifted
-
-
-def _damage(part: Part, line: int, fault: str) -> StageError:
-    return StageError(
-        f"{part.path}:{line}: {fault}; stage outputs are not edited by hand, "
-        f"remove {part.path.parent} and run the stage that writes it"
-    )
 
 
 _own: _Sieve | None = None
@@ -294,7 +287,7 @@ def _in_processes(parts: list[Part], settings: Validate, processes: int) -> Iter
             for part, result in zip(parts, pool.map(_sift_in_process, parts), strict=True):
                 if isinstance(result, tuple):
                     line, fault = result
-                    raise _damage(part, before[part.kind] + line, fault)
+                    raise records.damaged(part.path, before[part.kind] + line, fault)
                 before[part.kind] += result.rows
                 yield result
         finally:
