@@ -229,9 +229,27 @@ class Register(Section):
     max_changes_bytes: Count
 
 
+class Judge(Section):
+    endpoint: Annotated[str, Field(pattern=r"^https?://[^\s@?#]+$")] | None
+    model: str | None
+    api_key_env: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] | None
+    against: Literal[
+        "simpler", "base", "base_few_shot", "base_retrieval", "classical", "champion", "cpt", "sft"
+    ]
+    pairs: Count
+    rubric: Annotated[str, Field(min_length=1)]
+    max_tokens: Count
+    timeout_seconds: Positive
+    retries: Annotated[int, Field(ge=0, le=10)]
+    concurrency: Annotated[int, Field(ge=1, le=64)]
+
+
 class Promote(Section):
     reproduced: Literal["identical", "equivalent"]
     votes: Annotated[int, Field(ge=0)]
+    min_win_rate: Share | None
+    judge_min_win_rate: Share | None
+    max_latency_p95_seconds: Positive | None
 
 
 class Params(Section):
@@ -246,6 +264,7 @@ class Params(Section):
     merge: Merge
     evaluate: Evaluate
     register_: Annotated[Register, Field(alias="register")]
+    judge: Judge
     promote: Promote
 
     def each(self) -> dict[str, Section]:
@@ -403,6 +422,9 @@ _PATTERNS = {
     "revision": "must be the 40 hex digits of a commit; a branch or tag can move. "
     "Find it under Files and versions > History of the model's page",
     "repo": "must be owner/name",
+    "endpoint": "must be http:// or https:// with host and path, as in http://127.0.0.1:8000/v1, "
+    "without a name or key; judge.api_key_env names the variable that holds the key",
+    "api_key_env": "must be the name of an environment variable, as in OPENAI_API_KEY",
     "test_from": 'must be a day in quotes, as in "2026-08-31"',
     "name": "must begin with a letter or digit and hold letters, digits, . _ - alone",
 }
@@ -628,6 +650,15 @@ def _check_gates(values: Mapping[str, Any]) -> Iterator[tuple[Loc, str]]:
             yield loc, f"is {limit}, but a share lies between 0 and 1; write 0.99 for 99%"
 
 
+def _check_judge(values: Mapping[str, Any]) -> Iterator[tuple[Loc, str]]:
+    judge = values["judge"]
+    if judge["endpoint"] is not None and judge["model"] is None:
+        text = "is null, but there is an endpoint; give the name that the model has there"
+        yield ("judge", "model"), text
+    if isinstance(judge["rubric"], str) and not judge["rubric"].strip():
+        yield ("judge", "rubric"), "is empty; say what makes one answer better than another"
+
+
 def _check_ranges(values: Mapping[str, Any]) -> Iterator[tuple[Loc, str]]:
     for key in ("prompt_chars", "answer_chars"):
         yield from _tolerant(_check_range(("validate", key), values["validate"][key]))
@@ -668,6 +699,7 @@ _CHECKS: tuple[Callable[[Mapping[str, Any]], Iterator[tuple[Loc, str]]], ...] = 
     _check_mix,
     _check_day,
     _check_gates,
+    _check_judge,
     _check_ranges,
     _check_stages,
     _check_lengths,

@@ -68,6 +68,7 @@ def test_what_is_shipped_loads(params: Params) -> None:
         "merge",
         "evaluate",
         "register",
+        "judge",
         "promote",
     ]
 

@@ -19,7 +19,13 @@ from tasks.params import Promote
 NAME = "shipments"
 CANDIDATES = "shipments-candidates"
 AUTHOR, REVIEWER = "ada@example.com", "Grace <grace@example.com>"
-ASKED = Promote(reproduced="identical", votes=0)
+ASKED = Promote(
+    reproduced="identical",
+    votes=0,
+    min_win_rate=None,
+    judge_min_win_rate=None,
+    max_latency_p95_seconds=None,
+)
 
 
 class Team:

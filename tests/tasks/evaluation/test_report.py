@@ -249,6 +249,7 @@ def test_predictions_hold_everything(tmp_path: Path, content: dict[str, Any]) ->
         "source": "s.jsonl",
         "split": "test",
         "hard": True,
+        "prompt": content["rows"][0].prompt,
         "expected": label("a"),
         "answers": {"base": "Gruß\u2028\n?", "cpt": "?", "sft": "?", "dpo": label("a")},
         "nll": {"base": 4.0, "cpt": 4.0, "sft": 4.0, "dpo": 4.0},
