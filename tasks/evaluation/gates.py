@@ -1,20 +1,33 @@
-"""The verdict: the final candidate's numbers against the gates of params.yaml."""
+"""The verdict: the final candidate's numbers against the gates of params.yaml.
+
+A pure function of two documents, so that whoever has a version can give its verdict again.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Literal, TypedDict
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Literal, NotRequired, TypedDict
 
-from tasks.evaluation import contamination
+from tasks.evaluation import comparisons, contamination
 from tasks.evaluation.metrics import LOWER_IS_BETTER
-from tasks.evaluation.statistics import Estimate
+from tasks.evaluation.statistics import NOT_MEASURED, Estimate
+
+if TYPE_CHECKING:
+    from tasks.params import Gates
+
+CHAMPION = "champion"
+REGRESSION = "regression"
 
 
 class Gate(TypedDict):
+    gate: str
+    """What kind of gate: "metric", "simpler", "champion" or "forgetting"."""
     metric: str
     split: str
     value: float | None
+    low: NotRequired[float | None]
+    """Where the interval of a difference begins, of gates that are judged by it."""
     limit: float
     passed: bool
     why: str
@@ -28,42 +41,212 @@ class Verdict(TypedDict):
     gates: list[Gate]
 
 
-def judge(
-    candidate: str, split: str, metrics: Mapping[str, Estimate], limits: Mapping[str, float]
-) -> Verdict:
-    """Hold a candidate's metrics on a split against limits, by metric.
+def judge(document: Mapping[str, Any], gates: Gates) -> Verdict:
+    """Hold the final candidate against the gates; all must hold.
 
-    All must hold.  A metric that was not measured, or is not a number, fails its gate: a gate that
-    cannot be checked must not let anything pass.
+    A number that is missing, or is not a number, fails its gate: a gate that cannot be checked must
+    not let anything pass.
+
+    Args:
+        document: what evaluate.metrics.json holds.
     """
-    gates = [_gate(metric, split, metrics, limit) for metric, limit in limits.items()]
-    passed = all(gate["passed"] for gate in gates)
+    final = str(document["final"])
+    metrics = _at(document, "candidates", final, comparisons.SPLIT)
+    held = [
+        *(_metric(metric, metrics, limit) for metric, limit in gates.metrics.items()),
+        *_simpler(document, gates),
+        *_champion(document, gates),
+        *_forgetting(document, gates),
+    ]
     return {
-        "candidate": candidate,
-        "verdict": "pass" if passed else "fail",
-        "contaminated_share": metrics.get(contamination.METRIC, contamination.NOT_JUDGED),
-        "gates": gates,
+        "candidate": final,
+        "verdict": "pass" if all(gate["passed"] for gate in held) else "fail",
+        "contaminated_share": metrics.get(contamination.METRIC, NOT_MEASURED),
+        "gates": held,
     }
 
 
-def _gate(metric: str, split: str, metrics: Mapping[str, Estimate], limit: float) -> Gate:
-    value = metrics[metric]["value"] if metric in metrics else None
+def hold(
+    gate: str,
+    metric: str,
+    split: str,
+    value: object,
+    limit: float,
+    *,
+    at_most: bool,
+    missing: str,
+) -> Gate:
+    """One number against its limit.
+
+    Args:
+        at_most: whether less is better.
+        missing: why the gate fails where there is no value.
+    """
+    number = _number(value)
     if value is None:
-        known = ", ".join(name for name, found in metrics.items() if found["value"] is not None)
-        passed, why = False, f"{metric} is not measured on {split}; measured are {known or 'none'}"
-    elif not math.isfinite(value):
-        value, passed, why = None, False, f"{metric} is {value}, which is not a number to compare"
-    elif metric in LOWER_IS_BETTER:
-        passed = value <= limit
-        why = f"{value:g} is {'at most' if passed else 'above'} {limit:g}"
+        passed, why = False, missing
+    elif number is None:
+        passed, why = False, f"{metric} is {value}, which is not a number to compare"
+    elif at_most:
+        passed = number <= limit
+        why = f"{number:g} is {'at most' if passed else 'above'} {limit:g}"
     else:
-        passed = value >= limit
-        why = f"{value:g} is {'at least' if passed else 'below'} {limit:g}"
+        passed = number >= limit
+        why = f"{number:g} is {'at least' if passed else 'below'} {limit:g}"
     return {
+        "gate": gate,
         "metric": metric,
         "split": split,
-        "value": value,
+        "value": number,
         "limit": limit,
         "passed": passed,
         "why": why,
     }
+
+
+def _metric(metric: str, metrics: Mapping[str, Any], limit: float) -> Gate:
+    split = comparisons.SPLIT
+    known = ", ".join(name for name in metrics if _at(metrics, name).get("value") is not None)
+    return hold(
+        "metric",
+        metric,
+        split,
+        _at(metrics, metric).get("value"),
+        limit,
+        at_most=metric in LOWER_IS_BETTER,
+        missing=f"{metric} is not measured on {split}; measured are {known or 'none'}",
+    )
+
+
+def _simpler(document: Mapping[str, Any], gates: Gates) -> Iterator[Gate]:
+    """Against the best method that trains no model."""
+    if gates.simpler is None:
+        return
+    candidates = _at(document, "candidates")
+    best = comparisons.best_simpler(candidates, str(document.get("primary")))
+    yield _compared(document, "simpler", best, gates.simpler.require, gates.simpler.margin)
+
+
+def _champion(document: Mapping[str, Any], gates: Gates) -> Iterator[Gate]:
+    """Against the pinned version; without one there is nothing to be compared with."""
+    measured = CHAMPION in _at(document, "candidates")
+    if gates.champion is None or not (measured or _at(document, "comparisons", CHAMPION)):
+        return
+    yield _compared(document, CHAMPION, CHAMPION, gates.champion.require, gates.champion.margin)
+
+
+def _compared(
+    document: Mapping[str, Any], gate: str, other: str | None, require: str, margin: float
+) -> Gate:
+    """The interval of a paired difference against 0, or against the margin below it."""
+    final, metric = str(document["final"]), str(document.get("primary"))
+    found = _at(document, "comparisons", gate)
+    limit = 0.0 if require == "better" else -margin
+    value, low = (_number(_at(found, "difference").get(key)) for key in ("value", "low"))
+    why = _not_comparable(found, final, other, metric)
+    passed = False
+    if why is None and (value is None or low is None):
+        why = f"the difference of {final} and {other} in {metric} is not measured"
+    elif why is None and low is not None:
+        passed = low > limit if require == "better" else low >= limit
+        against = (
+            f"{final} has {metric} {found.get('left_value'):g}, {other} "
+            f"{found.get('right_value'):g}: the difference is {value:g}, and its interval begins at "
+            f"{low:g}, "
+        )
+        if require == "better":
+            why = against + ("above 0" if passed else "not above 0")
+        else:
+            margins = f"the margin of {limit:g}" if margin else "0"
+            why = against + (f"not below {margins}" if passed else f"below {margins}")
+    return {
+        "gate": gate,
+        "metric": metric,
+        "split": comparisons.SPLIT,
+        "value": value,
+        "low": low,
+        "limit": limit,
+        "passed": passed,
+        "why": str(why),
+    }
+
+
+def _not_comparable(
+    found: Mapping[str, Any], final: str, other: str | None, metric: str
+) -> str | None:
+    """Why a comparison is none of these two by this metric."""
+    if other is None:
+        return f"no simpler method has {metric} on the test to compare {final} with"
+    if not found:
+        return f"{final} is not compared with {other}"
+    expected = {"left": final, "right": other, "metric": metric, "split": comparisons.SPLIT}
+    for key, value in expected.items():
+        if found.get(key) != value:
+            return f"the comparison has {key} {found.get(key)}, but must have {value}"
+    for side in ("left_value", "right_value"):
+        if _number(found.get(side)) is None:
+            return f"the comparison has {side} {found.get(side)}, which is not a number"
+    return None
+
+
+def _forgetting(document: Mapping[str, Any], gates: Gates) -> Iterator[Gate]:
+    """What of general text was lost, by numbers of the regression rows."""
+    limits = gates.forgetting
+    missing = (
+        "there is no measured forgetting: give ingest.sources a file with role regression, or set "
+        "the limit to null"
+    )
+    if limits.max_perplexity_ratio is not None:
+        ratio = _at(document, "forgetting", "perplexity_ratio")
+        yield _explained(
+            hold(
+                "forgetting",
+                "perplexity_ratio",
+                REGRESSION,
+                ratio.get("value"),
+                limits.max_perplexity_ratio,
+                at_most=True,
+                missing=missing,
+            ),
+            "times the base model's perplexity",
+        )
+    if limits.max_following_drop is not None:
+        following = _at(document, "forgetting", "following")
+        base = _at(following, "base").get("value")
+        change = _number(_at(following, "difference").get("value"))
+        held = hold(
+            "forgetting",
+            "following_drop",
+            REGRESSION,
+            _at(following, "difference").get("value") if change is None else -change or 0.0,
+            limits.max_following_drop,
+            at_most=True,
+            missing=missing,
+        )
+        metric = following.get("metric")
+        told = f"lost of the base model's {metric} of {base:g}" if _number(base) is not None else ""
+        if base == 0:
+            told = f"lost of a base model whose {metric} is 0, so there was nothing to lose"
+        yield _explained(held, told)
+
+
+def _explained(gate: Gate, what: str) -> Gate:
+    """A gate whose reason tells what its number is of."""
+    if gate["value"] is None or not what:
+        return gate
+    number, _, rest = gate["why"].partition(" is ")
+    return {**gate, "why": f"{number} {what} is {rest}"}
+
+
+def _at(document: Mapping[str, Any], *keys: str) -> Mapping[str, Any]:
+    """What lies below some keys; nothing where that is no mapping."""
+    found: Any = document
+    for key in keys:
+        found = found.get(key) if isinstance(found, Mapping) else None
+    return found if isinstance(found, Mapping) else {}
+
+
+def _number(value: object) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return float(value)

@@ -1,14 +1,34 @@
-"""How sure a number is, given how few rows it comes from."""
+"""How sure a number is, given how few rows it comes from.
+
+Shares have Wilson's interval.  All else is bootstrapped (Efron 1979): whole rows are drawn, and for
+differences whole pairs.  Of means and of sums over sums the interval is the studentised one (Efron
+1982), which follows a skewed metric, as long as enough rows differ for each sample to tell its own
+spread; of differences of outcomes, of few rows that differ, and of metrics without a formula for
+their spread it is the percentile interval.  `benchmarks/intervals.py` measures how often they hold
+the truth, and what each of the two, and BCa, would have reached throughout.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import TypedDict
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, TypedDict
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Floats = NDArray[Any]
 
 DIGITS = 6
 """Numbers are rounded, so that the last bits of a platform's arithmetic do not reach an output."""
 RESAMPLES = 2000
+FLIPS = 9999
+"""Of signs, with the one that was seen: p-values are multiples of 1 / 10,000."""
+POWER = 0.8
+DIFFERING = 40
+"""Rows that differ, from which on an interval is studentised."""
+_AT_ONCE = 2_000_000
+"""Rows that are drawn in one go, so that memory does not grow with the test set."""
 
 
 class Estimate(TypedDict):
@@ -17,6 +37,9 @@ class Estimate(TypedDict):
     value: float | None
     low: float | None
     high: float | None
+
+
+NOT_MEASURED: Estimate = {"value": None, "low": None, "high": None}
 
 
 def share(outcomes: Sequence[bool], confidence: float) -> Estimate:
@@ -36,25 +59,64 @@ def proportion(hits: int, trials: int, confidence: float) -> Estimate:
     return _estimate(hits / trials, interval.low, interval.high)
 
 
+def mean(values: Sequence[float], confidence: float, seed: int) -> Estimate:
+    """A mean of numbers that are no mere outcomes, such as ROUGE-L of each row.
+
+    Raises:
+        ValueError: without values.
+    """
+    return _rounded(_quotient(values, [1.0] * len(values), confidence, seed))
+
+
 def perplexity(
     nlls: Sequence[float], tokens: Sequence[int], confidence: float, seed: int
 ) -> Estimate:
-    """exp of the mean negative log-likelihood a token, with a percentile bootstrap interval
-    (Efron 1979) that draws whole rows, since the tokens of a row depend on one another.
+    """exp of the mean negative log-likelihood a token; whole rows are drawn, since the tokens of a
+    row depend on one another.
 
     Args:
         nlls: nats, summed over each row.
         tokens: number of scored tokens of each row.
+
+    Raises:
+        ValueError: without rows.
     """
     import numpy
 
-    losses, counts = numpy.array(nlls), numpy.array(tokens)
-    generator = numpy.random.default_rng(seed)
-    drawn = generator.integers(len(losses), size=(RESAMPLES, len(losses)))
-    means = losses[drawn].sum(axis=1) / counts[drawn].sum(axis=1)
-    tail = (1 - confidence) / 2
-    low, high = numpy.exp(numpy.quantile(means, [tail, 1 - tail]))
-    return _estimate(math.exp(losses.sum() / counts.sum()), low, high)
+    with numpy.errstate(over="ignore"):
+        return _rounded(tuple(map(numpy.exp, _quotient(nlls, tokens, confidence, seed))))
+
+
+def paired_difference(
+    left: Sequence[float], right: Sequence[float], confidence: float, seed: int
+) -> Estimate:
+    """Mean of the left less mean of the right, on the same rows; pairs are drawn together.
+
+    Raises:
+        ValueError: when the two are not of the same rows, or there are none.
+    """
+    return mean(differences(left, right), confidence, seed)
+
+
+def ratio(
+    left_nlls: Sequence[float],
+    right_nlls: Sequence[float],
+    tokens: Sequence[int],
+    confidence: float,
+    seed: int,
+) -> Estimate:
+    """Perplexity of the left over perplexity of the right, on the same rows.
+
+    Args:
+        left_nlls: nats of the same tokens as `right_nlls`, summed over each row.
+        tokens: number of scored tokens of each row.
+    """
+    return perplexity(differences(left_nlls, right_nlls), tokens, confidence, seed)
+
+
+def differences(left: Sequence[float], right: Sequence[float]) -> list[float]:
+    """Left less right, row by row."""
+    return [a - b for a, b in zip(left, right, strict=True)]
 
 
 def mcnemar(left: Sequence[bool], right: Sequence[bool]) -> tuple[int, int, float]:
@@ -73,6 +135,171 @@ def mcnemar(left: Sequence[bool], right: Sequence[bool]) -> tuple[int, int, floa
         return 0, 0, 1.0
     p_value = binomtest(left_only, left_only + right_only).pvalue
     return left_only, right_only, round(float(p_value), DIGITS)
+
+
+def sign_flips(differences: Sequence[float], seed: int) -> float:
+    """The same question for numbers that are no mere outcomes: the two-sided p-value of Fisher's
+    randomisation test (1935), by which the sign of each row's difference is as likely to be the
+    other one."""
+    import numpy
+
+    values = numpy.array([value for value in differences if value], dtype=float)
+    if not len(values):
+        return 1.0
+    generator = numpy.random.default_rng(seed)
+    # a sum that only rounding tells from the one that was seen is as extreme as it
+    seen = abs(values.sum()) * (1 - 1e-9)
+    extreme = 1
+    for count in _blocks(FLIPS, len(values)):
+        signs = 2.0 * generator.integers(2, size=(count, len(values)), dtype=numpy.int8) - 1
+        extreme += int((abs(signs @ values) >= seen).sum())
+    return round(extreme / (FLIPS + 1), DIGITS)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p-values of several tests, adjusted so that one false alarm among all of them is as rare as
+    one test alone would have it (Holm 1979); in the order given."""
+    adjusted = [0.0] * len(p_values)
+    most = 0.0
+    for rank, at in enumerate(sorted(range(len(p_values)), key=lambda at: p_values[at])):
+        most = max(most, min(1.0, p_values[at] * (len(p_values) - rank)))
+        adjusted[at] = round(most, DIGITS)
+    return adjusted
+
+
+def smallest_resolvable(differences: Sequence[float], confidence: float) -> float | None:
+    """The smallest true mean difference that a test on such rows notices with probability POWER.
+
+    Args:
+        differences: left less right of each row. Where all are -1, 0 or 1, the test is McNemar's
+            and its power is summed exactly, with the share of rows that were answered differently
+            taken as it is here, or as large as a difference needs; else it is a z-test with the
+            standard deviation found here.
+
+    Returns:
+        None where no difference can be noticed, or nothing is known of how rows differ.
+    """
+    import numpy
+    from scipy.stats import norm
+
+    values = numpy.array(differences, dtype=float)
+    if not len(values):
+        return None
+    if set(values.tolist()) <= {-1.0, 0.0, 1.0}:
+        return _resolvable_share(len(values), float(abs(values).mean()), confidence)
+    if len(values) < 2:
+        return None
+    quantiles = norm.ppf((1 + confidence) / 2) + norm.ppf(POWER)
+    return round(float(quantiles * values.std(ddof=1) / math.sqrt(len(values))), DIGITS)
+
+
+def _resolvable_share(rows: int, differing: float, confidence: float) -> float | None:
+    """By bisection, as the power grows with the difference."""
+    import numpy
+    from scipy.stats import binom
+
+    decided = numpy.arange(rows + 1)
+    # the fewest and the most rows for one side that McNemar's test calls luck, of so many decided
+    fewest = binom.ppf((1 - confidence) / 2, decided, 0.5)
+
+    def power(difference: float) -> float:
+        share = max(differing, difference)
+        wins = (share + difference) / (2 * share)
+        chances = binom.pmf(decided, rows, share)
+        notices = binom.cdf(fewest - 1, decided, wins) + binom.sf(decided - fewest, decided, wins)
+        return float((chances * notices).sum())
+
+    if power(1.0) < POWER:
+        return None
+    low, high = 0.0, 1.0
+    while high - low > 1e-5:
+        middle = (low + high) / 2
+        low, high = (low, middle) if power(middle) >= POWER else (middle, high)
+    return round(high, 4)
+
+
+def _quotient(
+    over: Sequence[float], under: Sequence[float], confidence: float, seed: int
+) -> tuple[float, ...]:
+    """The sum of one number of each row over the sum of another, with its interval."""
+    import numpy
+
+    above, below = numpy.array(over, dtype=float), numpy.array(under, dtype=float)
+    if not len(above):
+        raise ValueError("no rows, of which there is no estimate")
+    if not numpy.isfinite(above).all() or not below.all():
+        return math.nan, math.nan, math.nan
+    value = above.sum() / below.sum()
+    # how far each row is from what the quotient says it should be: zero in sum
+    rest = above - value * below
+    differing = len(rest) - numpy.unique(rest, return_counts=True)[1].max()
+    outcomes = (below == 1).all() and numpy.isin(above, (-1, 0, 1)).all()
+    columns = numpy.stack([rest, below, rest * rest, rest * below, below * below], axis=1)
+    tails = [(1 - confidence) / 2, (1 + confidence) / 2]
+    sums = numpy.concatenate(list(_resampled(columns, seed)))
+    moves = sums[:, 0] / sums[:, 1]
+    if outcomes or differing < DIFFERING:
+        low, high = value + numpy.quantile(moves, tails)
+        return value, low, high
+    squares = sums[:, 2] - 2 * moves * sums[:, 3] + moves * moves * sums[:, 4]
+    spreads = numpy.sqrt(numpy.maximum(squares, 0)) / sums[:, 1]
+    with numpy.errstate(all="ignore"):
+        scaled = numpy.where(moves == 0, 0, moves / spreads)
+    spread = math.sqrt(columns[:, 2].sum()) / below.sum()
+    high, low = value - spread * numpy.quantile(scaled, tails)
+    return value, low, high
+
+
+def bootstrap(
+    columns: Floats, statistic: Callable[[Floats], Floats], confidence: float, seed: int
+) -> Estimate:
+    """A statistic of sums over rows, with a percentile bootstrap interval.
+
+    Args:
+        columns: rows x numbers whose sums the statistic is a function of.
+        statistic: takes sums, samples x numbers, and gives a number a sample.
+
+    Returns:
+        NOT_MEASURED where the statistic is no number.
+
+    Raises:
+        ValueError: without rows.
+    """
+    import numpy
+
+    if not len(columns):
+        raise ValueError("no rows, of which there is no estimate")
+    value = statistic(columns.sum(axis=0, keepdims=True))[0]
+    drawn = numpy.concatenate([statistic(sums) for sums in _resampled(columns, seed)])
+    low, high = numpy.quantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return _rounded((value, low, high))
+
+
+def _resampled(columns: Floats, seed: int) -> Iterator[Floats]:
+    """Sums over as many rows as there are, drawn with replacement: samples x numbers."""
+    import numpy
+
+    rows = len(columns)
+    generator = numpy.random.default_rng(seed)
+    for count in _blocks(RESAMPLES, rows):
+        drawn = generator.integers(rows, size=(count, rows))
+        # how often each row was drawn, so that no table of samples x rows x numbers is made
+        drawn += numpy.arange(count)[:, None] * rows
+        times = numpy.bincount(drawn.ravel(), minlength=count * rows)
+        yield times.reshape(count, rows).astype(float) @ columns
+
+
+def _blocks(samples: int, rows: int) -> Iterator[int]:
+    """Samples in blocks of at most _AT_ONCE rows."""
+    size = max(1, _AT_ONCE // rows)
+    for start in range(0, samples, size):
+        yield min(size, samples - start)
+
+
+def _rounded(numbers: tuple[float, ...]) -> Estimate:
+    if not all(map(math.isfinite, numbers)):
+        return NOT_MEASURED
+    return _estimate(*numbers)
 
 
 def _estimate(value: float, low: float, high: float) -> Estimate:
