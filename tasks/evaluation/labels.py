@@ -87,13 +87,19 @@ def accuracies(
 
 def confusion(field: Field, expected: Sequence[str], given: Sequence[str]) -> Confusion:
     """Which label is taken for which; what is no known label has a column at the end."""
-    pairs = Counter(
-        (field.label(right), _known(field, answer))
-        for right, answer in zip(expected, given, strict=True)
-    )
+    counts = Counter(pairs(field, expected, given))
     columns = [*field.labels, OTHER, UNREADABLE]
-    rows = [(label, [pairs[label, column] for column in columns]) for label in field.labels]
+    rows = [(label, [counts[label, column] for column in columns]) for label in field.labels]
     return Confusion(field.name, columns, rows)
+
+
+def pairs(field: Field, expected: Sequence[str], given: Sequence[str]) -> list[tuple[str, str]]:
+    """The expected and the answered label of each row that expects one."""
+    return [
+        (label, _known(field, answer))
+        for right, answer in zip(expected, given, strict=True)
+        if (label := field.label(right)) is not None
+    ]
 
 
 def _known(field: Field, answer: str) -> str:

@@ -1,158 +1,310 @@
-"""The report: one HTML file that needs nothing else, and the answers that it is computed from."""
+"""The report: one HTML file that needs nothing else, a model card, and the answers that both are
+computed from."""
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
-from tasks.evaluation import answers, bars, contamination, curves, labels, statistics
+from tasks.evaluation import (
+    answers,
+    bars,
+    card,
+    conclusions,
+    curves,
+    examples,
+    forest,
+    labels,
+    result_table,
+    statistics,
+)
 from tasks.evaluation.contamination import Contamination
 from tasks.evaluation.gates import Verdict
-from tasks.evaluation.metrics import LOWER_IS_BETTER, NO_SHARE
+from tasks.evaluation.metrics import LOWER_IS_BETTER
 from tasks.evaluation.preparation import Preparation
 from tasks.evaluation.rows import SPLITS, Row
 from tasks.evaluation.statistics import DIGITS, Estimate
+from tasks.lineage import drawing
+from tasks.lineage import graph as lineage
 from tasks.model.engines import Likelihood
 
-EXAMPLES = 12
 TRAITS = {
     "novelty": "share of its pairs of words that no training row has",
     "rarity": "share of the training chats that have another answer",
     "tokens": "tokens",
 }
 """What the measures of `format` mean."""
+COSTS = {
+    "latency_p50_seconds": "seconds for half of the answers",
+    "latency_p95_seconds": "seconds for 95% of the answers",
+    "tokens_per_second": "tokens a second",
+    "cost_per_1000_requests": "cost of 1,000 requests",
+}
+"""What the clock readings mean, in the order in which they are shown."""
+SIMPLER = ("base", "base_few_shot", "base_retrieval", "classical")
+TRAINED = ("base", "cpt", "sft", "dpo")
+"""The stages of training, first to last."""
 CLASSES_SHOWN = 12
-"""Answers and reasons that are shown at once; the others unfold."""
-MOST_CHARACTERS = 600
-"""Of a prompt or an answer that is shown; predictions.jsonl has all of it."""
+"""Answers, slices and reasons that are shown at once; the others unfold."""
+REGRESSION_EXAMPLES = 3
+WIDEST_CONFUSION = 20
+"""Classes up to which the whole matrix is shown at once."""
+
+
+class Choice(TypedDict, total=False):
+    """How a candidate answers, and what that costs for each request."""
+
+    how: str
+    """One plain sentence."""
+    prompt: str | None
+    """The instruction that was used; None for that of the data."""
+    tried: dict[str, float]
+    """What was tried on the validation rows, with its score."""
+    examples: int
+    """Solved rows before each question."""
+    training_rows: int
+    """Rows that it learned from."""
+    tokens_in: float
+    tokens_out: float
+    """A request, on average."""
 
 
 def write(
     folder: Path,
     *,
     rows: Sequence[Row],
-    texts: Mapping[str, Sequence[str]],
-    likelihoods: Mapping[str, Sequence[Likelihood]],
-    measured: Mapping[str, Mapping[str, Mapping[str, Estimate]]],
+    texts: Mapping[str, Sequence[str | None]],
+    likelihoods: Mapping[str, Sequence[Likelihood | None]],
+    document: Mapping[str, Any],
+    slices: Sequence[Mapping[str, Any]],
     verdict: Verdict,
     contaminated: Mapping[str, Contamination],
     preparation: Preparation,
     losses: Mapping[str, Sequence[curves.Point]],
+    choices: Mapping[str, Choice],
+    records: Sequence[Mapping[str, Any]],
     confidence: float,
+    costs: Mapping[str, Mapping[str, float]] | None = None,
 ) -> None:
-    """Write `index.html` and `predictions.jsonl`; the same arguments give the same bytes.
+    """Write the folder; the same arguments give the same bytes.
+
+    `index.html` is the report, `README.md` the model card, `predictions.jsonl` every answer,
+    `slices.json` every slice, `plots/confusion.csv` what `dvc plots show` draws.
 
     Args:
-        texts: the answers of each candidate, first to last, in the order of `rows`.
-        likelihoods: of the expected answers, in the same order.
-        measured: metrics by candidate and split.
+        texts: the answers of each candidate in the order of `rows`; None where it was not asked.
+        likelihoods: of the expected answers, in the same order; not every candidate has them.
+        document: what becomes models/evaluate.metrics.json.
         contaminated: what of each split, and of each benchmark, stands in the training data.
         preparation: what the stages before training made of the data.
         losses: the loss curve of each training stage; empty for one that is switched off.
+        choices: how each candidate answers.
+        records: of the stages that made the model, each behind those that it reads from.
+        costs: clock readings by candidate. They differ from run to run, so they are only given for
+            the copy that goes to MLflow, never for an output of the stage.
     """
-    folder.mkdir(parents=True)
+    (folder / "plots").mkdir(parents=True)
     _write_predictions(folder / "predictions.jsonl", rows, texts, likelihoods)
+    _write_json(folder / "slices.json", list(slices))
     test = [at for at, row in enumerate(rows) if row.is_in("test")]
     expected = [rows[at].expected for at in test]
-    given = {name: [every[at] for at in test] for name, every in texts.items()}
-    final, fields = verdict["candidate"], labels.find(expected)
-    before = list(texts)[list(texts).index(final) - 1]
+    given = {
+        name: answered
+        for name, every in texts.items()
+        if None not in (answered := [every[at] for at in test])
+    }
+    asked = {name: [text or "" for text in every] for name, every in given.items()}
+    final, fields = document["final"], labels.find(expected)
+    _write_confusion(folder / "plots" / "confusion.csv", fields[:1], expected, asked[final])
+    splits = result_table.splits(document, verdict["gates"], rows, contaminated)
     page = _render(
+        "report.html.j2",
         verdict=verdict,
-        splits=[_split(split, rows, measured, contaminated[split]) for split in SPLITS],
-        test_contamination=contaminated["test"],
+        document=document,
+        confidence=confidence,
+        headline=conclusions.headline(document, confidence),
+        reservations=conclusions.reservations(document, verdict["contaminated_share"], confidence),
+        splits=splits,
         too_short=preparation.too_short,
         benchmarks={
             name: (found, found.share(confidence))
             for name, found in contaminated.items()
             if name not in SPLITS
         },
-        hard=_hard_test(measured, final, preparation),
+        simpler=_simpler(document, choices),
+        comparisons={name: found for name, found in document["comparisons"].items() if found},
+        steps=_steps(expected, asked),
+        forest=forest.forest(slices),
+        slice_summary=conclusions.sliced(slices),
+        slice_other=slices[0]["other_name"] if slices else None,
+        classes=_classes(document, fields, expected, asked, confidence),
+        traits=[(TRAITS.get(name, name), *means) for name, means in preparation.hardness.items()],
+        forgetting=_forgetting(document, rows, texts),
+        errors=_errors(document, [rows[at] for at in test], asked),
         data=_data(preparation),
-        lower_is_better=LOWER_IS_BETTER,
-        steps=_steps(expected, given),
-        by_label=[
-            (field, labels.accuracies(field, expected, [given[before], given[final]], confidence))
-            for field in fields[:1]
-        ],
-        before=before,
-        confusions=[labels.confusion(field, expected, given[final]) for field in fields],
         plots=[
             (name, curves.plot(name, points) if points else None) for name, points in losses.items()
         ],
-        errors=_errors([rows[at] for at in test], given, final),
-        confidence=confidence,
+        costs=_costs(costs),
+        picture=_picture(records),
+        origins=_origins(records),
+        lower_is_better=LOWER_IS_BETTER,
         drawing=curves,
         drawing_bars=bars,
-        most_bars=CLASSES_SHOWN,
+        most=CLASSES_SHOWN,
+        widest_confusion=WIDEST_CONFUSION,
     )
     (folder / "index.html").write_text(page, encoding="utf-8")
+    described = card.render(
+        document=document,
+        verdict=verdict,
+        splits=splits,
+        preparation=preparation,
+        records=records,
+        confidence=confidence,
+    )
+    (folder / "README.md").write_text(described, encoding="utf-8")
 
 
 def _write_predictions(
     path: Path,
     rows: Sequence[Row],
-    texts: Mapping[str, Sequence[str]],
-    likelihoods: Mapping[str, Sequence[Likelihood]],
+    texts: Mapping[str, Sequence[str | None]],
+    likelihoods: Mapping[str, Sequence[Likelihood | None]],
 ) -> None:
     with path.open("w", encoding="utf-8", newline="\n") as file:
         for at, row in enumerate(rows):
+            scored = {name: every[at] for name, every in likelihoods.items()}
+            found = {name: score for name, score in scored.items() if score is not None}
             record = {
                 "id": row.id,
                 "source": row.source,
                 "split": row.split,
                 "hard": row.hard,
+                "prompt": row.prompt,
                 "expected": row.expected,
-                "answers": {name: every[at] for name, every in texts.items()},
-                "nll": {name: round(every[at].nll, DIGITS) for name, every in likelihoods.items()},
-                "tokens": next(iter(likelihoods.values()))[at].tokens,
+                "answers": {
+                    name: said for name, every in texts.items() if (said := every[at]) is not None
+                },
+                "nll": {name: round(score.nll, DIGITS) for name, score in found.items()},
+                "tokens": next((score.tokens for score in found.values()), None),
             }
             file.write(json.dumps(record, ensure_ascii=False) + "\n")
 
 
-def _split(
-    split: str,
-    rows: Sequence[Row],
-    measured: Mapping[str, Mapping[str, Mapping[str, Estimate]]],
-    contaminated: Contamination,
-) -> dict[str, Any]:
-    metrics = list(next(iter(measured.values()))[split])
+def _write_json(path: Path, value: object) -> None:
+    text = json.dumps(value, indent=2, ensure_ascii=False)
+    path.write_text(text + "\n", encoding="utf-8")
+
+
+def _write_confusion(
+    path: Path, fields: Sequence[labels.Field], expected: Sequence[str], given: Sequence[str]
+) -> None:
+    """The classes of the first field, expected and answered; only the header where it has none."""
+    with path.open("w", encoding="utf-8", newline="") as file:
+        table = csv.writer(file, lineterminator="\n")
+        table.writerow(["actual", "predicted"])
+        for field in fields:
+            table.writerows(labels.pairs(field, expected, given))
+
+
+def _simpler(
+    document: Mapping[str, Any], choices: Mapping[str, Choice]
+) -> list[tuple[str, Estimate, dict[str, Any]]]:
+    """The simpler methods and the final candidate, with their primary metric on the test and how
+    they answer; None for what is not known of it."""
+    unknown = dict.fromkeys(Choice.__annotations__)
+    return [
+        (name, measured["test"][document["primary"]], {**unknown, **choices.get(name, {})})
+        for name, measured in document["candidates"].items()
+        if name in (*SIMPLER, document["final"]) and document["primary"] in measured["test"]
+    ]
+
+
+def _steps(
+    expected: Sequence[str], given: Mapping[str, Sequence[str]]
+) -> list[tuple[str, str, tuple[int, int, float]]]:
+    """Each stage of training against the one before it, by rows that are answered right; nothing
+    where no stage answers any row exactly right, as with free text."""
+    right = {
+        name: [answers.matches(text, truth) for text, truth in zip(texts, expected, strict=True)]
+        for name, texts in given.items()
+        if name in TRAINED
+    }
+    if not any(map(any, right.values())):
+        return []
+    return [
+        (left, later, statistics.mcnemar(right[left], right[later]))
+        for left, later in pairwise(right)
+    ]
+
+
+def _rival(document: Mapping[str, Any], given: Mapping[str, Sequence[str]]) -> str | None:
+    """The best simpler method; without one, the candidate before the final one."""
+    if found := document["comparisons"]["simpler"]:
+        if found["right"] in given:
+            return str(found["right"])
+    others = [name for name in given if name != document["final"]]
+    return others[-1] if others else None
+
+
+def _classes(
+    document: Mapping[str, Any],
+    fields: Sequence[labels.Field],
+    expected: Sequence[str],
+    given: Mapping[str, Sequence[str]],
+    confidence: float,
+) -> list[tuple[Any, ...]]:
+    """For each field that is a class: the candidates that are set side by side (the final one and
+    its best rival), their accuracy by class, and what the final one takes for what, with its
+    commonest mistakes as (expected, answered, rows)."""
+    final = document["final"]
+    shown = list(dict.fromkeys([_rival(document, given) or final, final]))
+    found = []
+    for field in fields:
+        matrix = labels.confusion(field, expected, given[final])
+        mistakes = [
+            (label, column, count)
+            for label, counts in matrix.rows
+            for column, count in zip(matrix.columns, counts, strict=True)
+            if count and column != label
+        ]
+        mistakes = sorted(mistakes, key=lambda one: -one[2])[:CLASSES_SHOWN]
+        every = [given[name] for name in shown]
+        accuracies = labels.accuracies(field, expected, every, confidence)
+        found.append((field, shown, accuracies, matrix, mistakes))
+    return found
+
+
+def _forgetting(
+    document: Mapping[str, Any], rows: Sequence[Row], texts: Mapping[str, Sequence[str | None]]
+) -> dict[str, Any] | None:
+    """What is measured on general rows, and the first of these rows with the answers to them."""
+    if document["forgetting"] is None:
+        return None
+    shown = {name: texts[name] for name in ("base", document["final"]) if name in texts}
+    general = [at for at, row in enumerate(rows) if row.is_in("regression")]
     return {
-        "name": split,
-        "contaminated": contaminated,
-        "rows": sum(row.is_in(split) for row in rows),
-        "metrics": metrics,
-        "candidates": {
-            name: [(metric, splits[split][metric], metric not in NO_SHARE) for metric in metrics]
-            for name, splits in measured.items()
-        },
+        **document["forgetting"],
+        "examples": [examples.example(rows[at], at, shown) for at in general[:REGRESSION_EXAMPLES]],
     }
 
 
-def _hard_test(
-    measured: Mapping[str, Mapping[str, Mapping[str, Estimate]]],
-    final: str,
-    preparation: Preparation,
+def _errors(
+    document: Mapping[str, Any], rows: Sequence[Row], given: Mapping[str, Sequence[str]]
 ) -> dict[str, Any]:
-    """The first and the final candidate on the test and on its hardest rows, side by side, and
-    what sets these rows apart."""
-    first = next(iter(measured))
-    columns = [(name, split) for name in (first, final) for split in ("test", "hard_test")]
+    final = document["final"]
+    wrong = examples.wrong(rows, given[final])
+    shown = dict.fromkeys([final, "base", _rival(document, given) or final])
+    texts = {name: given[name] for name in shown if name in given}
     return {
-        "candidates": (first, final),
-        "columns": columns,
-        "scores": [
-            (metric, [measured[name][split].get(metric) for name, split in columns])
-            for metric in measured[final]["test"]
-            if measured[final]["hard_test"] and metric != contamination.METRIC
-        ],
-        "traits": [
-            (TRAITS.get(name, name), test, hardest)
-            for name, (test, hardest) in preparation.hardness.items()
-        ],
+        "wrong": len(wrong),
+        "rows": len(rows),
+        "examples": [examples.example(rows[at], at, texts) for at in wrong[: examples.MOST]],
     }
 
 
@@ -184,53 +336,58 @@ def _data(preparation: Preparation) -> dict[str, Any]:
     }
 
 
-def _steps(
-    expected: Sequence[str], given: Mapping[str, Sequence[str]]
-) -> list[tuple[str, str, tuple[int, int, float]]]:
-    """Each candidate against the one before it, by rows that are answered right."""
-    right = {
-        name: [answers.matches(text, truth) for text, truth in zip(texts, expected, strict=True)]
-        for name, texts in given.items()
-    }
-    return [
-        (left, later, statistics.mcnemar(right[left], right[later]))
-        for left, later in pairwise(given)
-    ]
-
-
-def _errors(rows: Sequence[Row], given: Mapping[str, Sequence[str]], final: str) -> dict[str, Any]:
-    wrong = [
-        at for at, row in enumerate(rows) if not answers.matches(given[final][at], row.expected)
-    ]
-    first = next(iter(given))
+def _costs(costs: Mapping[str, Mapping[str, float]] | None) -> dict[str, Any] | None:
+    """A table of clock readings, a row a candidate."""
+    if costs is None:
+        return None
+    measured = dict.fromkeys(name for of in costs.values() for name in of)
+    known = [name for name in COSTS if name in measured]
+    names = [*known, *(name for name in measured if name not in COSTS)]
     return {
-        "wrong": len(wrong),
-        "rows": len(rows),
-        "first": first,
-        "final": final,
-        "examples": [
-            {
-                "id": rows[at].id,
-                "hard": rows[at].hard,
-                "prompt": [
-                    (turn["role"], _short(turn["content"]))
-                    for turn in rows[at].prompt
-                    if turn["role"] != "system"
-                ],
-                "expected": _short(rows[at].expected),
-                "first": _short(given[first][at]),
-                "final": _short(given[final][at]),
-            }
-            for at in wrong[:EXAMPLES]
-        ],
+        "columns": [COSTS.get(name, name.replace("_", " ")) for name in names],
+        "rows": [(name, [of.get(column) for column in names]) for name, of in costs.items()],
     }
 
 
-def _short(text: str) -> str:
-    return text if len(text) <= MOST_CHARACTERS else text[:MOST_CHARACTERS] + " …"
+def _picture(records: Sequence[Mapping[str, Any]]) -> str:
+    """The stages that made the model, as SVG."""
+    made = _graph(records)
+    read = {path for record in records for path in record["inputs"]}
+    last = set(records[-1]["outputs"]) if records else set()
+    nodes = [
+        node
+        for node in made.nodes
+        if not isinstance(node, lineage.Artifact) or node.path in read | last
+    ]
+    return drawing.svg(made, nodes)
 
 
-def _render(**context: Any) -> str:
+def _origins(records: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[str], list[str]]]:
+    """The same in words: a stage, what it read and what it wrote, code left out."""
+    written = {
+        path: output["md5"] for record in records for path, output in record["outputs"].items()
+    }
+    found = []
+    for record in records:
+        read = [
+            lineage.Artifact(path, md5, written.get(path)) for path, md5 in record["inputs"].items()
+        ]
+        outputs = [
+            lineage.Artifact(path, output["md5"], output["sha256"])
+            for path, output in record["outputs"].items()
+        ]
+        kept = [str(artifact) for artifact in read if not lineage.is_code(artifact)]
+        found.append((record["stage"], kept, list(map(str, outputs))))
+    return found
+
+
+def _graph(records: Sequence[Mapping[str, Any]]) -> lineage.Graph:
+    graph = lineage.Graph()
+    graph.add(None, records)
+    return graph
+
+
+def _render(template: str, **context: Any) -> str:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
@@ -240,4 +397,11 @@ def _render(**context: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template("report.html.j2").render(**context) + "\n"
+    environment.globals.update(
+        number=conclusions.number,
+        signed=conclusions.signed,
+        gate_name=conclusions.gate_name,
+        p_value=conclusions.p_value,
+        methods=conclusions.METHODS,
+    )
+    return environment.get_template(template).render(**context) + "\n"

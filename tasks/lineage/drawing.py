@@ -28,11 +28,12 @@ class _Box:
 def svg(graph: Graph, nodes: Collection[Node], marked: Collection[Node] = ()) -> str:
     """Stage runs, versions and sources among `nodes`, with an edge where an artifact goes over.
 
-    An edge is left out where others lead the same way; what a stage read stands in its box.
+    An edge is left out where others lead the same way; what a stage read stands in its box, and what
+    it wrote, if that is among `nodes`.
     Colours are the page's own (`currentColor`), so it reads in light and dark.  A box whose stage
     wrote one of `marked`, or that is one, has a thick line.
     """
-    boxes = {node: _Box(node, _lines(graph, node)) for node in sorted(nodes, key=str)}
+    boxes = {node: _Box(node, _lines(graph, node, nodes)) for node in sorted(nodes, key=str)}
     boxes = {node: box for node, box in boxes.items() if box.lines}
     edges = _shortest(
         {node: {other for other in _origins(graph, node) if other in boxes} for node in boxes}
@@ -77,14 +78,15 @@ def _shortest(needs: dict[Node, set[Node]]) -> list[tuple[Node, Node]]:
     ]
 
 
-def _lines(graph: Graph, node: Node) -> list[str]:
+def _lines(graph: Graph, node: Node, shown: Collection[Node]) -> list[str]:
     """What a box says; nothing for what has no box: code, and what a run wrote."""
     if isinstance(node, Version):
         aliases = [", ".join(node.aliases)] if node.aliases else []
         return [node.name, f"identity {node.identity[:12]}", *aliases]
     if isinstance(node, Run):
-        written = [str(artifact) for artifact in graph.used_by(node)]
-        read = sorted(str(origin) for origin in _origins(graph, node) if _lines(graph, origin))
+        written = [str(artifact) for artifact in graph.used_by(node) if artifact in shown]
+        origins = _origins(graph, node)
+        read = sorted(str(origin) for origin in origins if _lines(graph, origin, shown))
         return [node.stage, f"from {', '.join(_plain(name) for name in read)}", *written]
     if is_code(node) or graph.made_from(node):
         return []

@@ -26,6 +26,15 @@ def read_records(folder: Path) -> list[Record]:
     return [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))]
 
 
+def behind(paths: Iterable[Path], records: Iterable[Record]) -> list[Record]:
+    """The records of the stages that these outputs depend on, each behind those that it reads from.
+
+    Raises:
+        StageError: when no record tells of one of the paths, or two tell of the same.
+    """
+    return _in_order(paths, _makers(records))
+
+
 def build(
     records: Sequence[Record],
     environment_lock: Path,
