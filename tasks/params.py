@@ -10,6 +10,7 @@ import contextlib
 import datetime
 import difflib
 import fnmatch
+import hashlib
 import re
 import types
 from collections.abc import Callable, Iterator, Mapping
@@ -216,11 +217,51 @@ class Merge(Section):
     max_kl: Positive
 
 
+class Retrieval(Section):
+    rows: Annotated[int, Field(ge=0)]
+    from_: Annotated[Literal["train", "corpus"], Field(alias="from")]
+
+
+class LmEval(Section):
+    tasks: list[Annotated[str, Field(min_length=1)]]
+    limit: Count
+
+
+class Against(Section):
+    """How the final candidate must stand against another, by the primary metric on the test."""
+
+    require: Literal["better", "not_worse"]
+    margin: NotNegative
+
+
+class Forgetting(Section):
+    max_perplexity_ratio: Positive | None
+    max_following_drop: Share | None
+
+
+class Gates(Section):
+    metrics: dict[str, float]
+    simpler: Against | None
+    champion: Against | None
+    forgetting: Forgetting
+
+
 class Evaluate(Section):
+    task: Literal["auto", "classification", "structured", "generation"]
+    primary: str
+    engine: Literal["onnx", "transformers", "vllm"]
     max_new_tokens: Count
     confidence: Annotated[float, Field(gt=0, lt=1)]
     regression_rows: Count
-    gates: dict[str, float]
+    prompts: Annotated[list[str | None], Field(min_length=1)]
+    few_shot: Annotated[int, Field(ge=0)]
+    retrieval: Retrieval
+    classical: bool
+    champion: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None
+    embedding_model: str | None
+    lm_eval: LmEval
+    cost_per_hour: Positive | None
+    gates: Gates
 
 
 class Register(Section):
@@ -242,6 +283,10 @@ class Judge(Section):
     timeout_seconds: Positive
     retries: Annotated[int, Field(ge=0, le=10)]
     concurrency: Annotated[int, Field(ge=1, le=64)]
+
+    @property
+    def rubric_sha256(self) -> str:
+        return hashlib.sha256(self.rubric.encode()).hexdigest()
 
 
 class Promote(Section):
@@ -367,7 +412,7 @@ def _in_file(loc: Loc) -> Loc:
     for part in loc:
         step = _child(annotation, part)
         if step is _ABSENT:
-            if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            if _is_section(annotation):
                 kept.append(part)  # an unknown key: nothing lies below it
             break
         kept.append(part)
@@ -376,6 +421,12 @@ def _in_file(loc: Loc) -> Loc:
 
 
 _ABSENT = object()
+
+
+def _is_section(annotation: Any) -> bool:
+    """Whether a mapping of known keys stands there, or may be left out with null."""
+    members = [part for part in get_args(annotation) or [annotation] if part is not type(None)]
+    return all(isinstance(part, type) and issubclass(part, BaseModel) for part in members)
 
 
 def _child(annotation: Any, part: int | str) -> Any:
@@ -427,6 +478,8 @@ _PATTERNS = {
     "api_key_env": "must be the name of an environment variable, as in OPENAI_API_KEY",
     "test_from": 'must be a day in quotes, as in "2026-08-31"',
     "name": "must begin with a letter or digit and hold letters, digits, . _ - alone",
+    "champion": "must be the 64 hex digits of a version's identity; "
+    "the version's tag `identity` in MLflow has it",
 }
 
 
@@ -636,18 +689,95 @@ def _check_day(values: Mapping[str, Any]) -> Iterator[tuple[Loc, str]]:
             yield ("format", "split", "test_from"), f"is {day!r}, a day that no calendar has"
 
 
+_PAIRED = {
+    "classification": ["accuracy", "exact_match"],
+    "structured": ["exact_match", "json_valid", "schema_valid"],
+    "generation": ["rouge_l", "embedding_similarity", "exact_match"],
+}
+"""Metrics that give each row a number, by task, beside a field's accuracy."""
+_OF_THE_WHOLE = {
+    "classification": [f"{mean}_{part}" for mean in ("macro", "micro")
+                       for part in ("precision", "recall", "f1")],
+    "structured": [],
+    "generation": ["bleu", "chrf"],
+}  # fmt: skip
+_NO_SHARE = ("perplexity", "embedding_similarity")
+
+
+def _metrics(values: Mapping[str, Any], whole: bool) -> tuple[list[str], bool]:
+    """The metrics that this data can have, those of all rows at once among them or not, and whether
+    any field may have an accuracy, since no schema says which fields there are."""
+    evaluate, schema = values["evaluate"], values["validate"]["answer_schema"]
+    tasks = [evaluate["task"]] if evaluate["task"] in _PAIRED else list(_PAIRED)
+    known = dict.fromkeys(metric for task in tasks for metric in _PAIRED[task])
+    if whole:
+        known |= dict.fromkeys(metric for task in tasks for metric in _OF_THE_WHOLE[task])
+    fields = (schema or {}).get("properties", {}) if "structured" in tasks else {}
+    known |= dict.fromkeys(f"{name}_accuracy" for name in fields)
+    if schema is None:
+        known.pop("schema_valid", None)
+    if evaluate["embedding_model"] is None:
+        known.pop("embedding_similarity", None)
+    if whole:
+        known |= dict.fromkeys(["perplexity", "contaminated_share"])
+    return list(known), not fields and "structured" in tasks
+
+
+def _unknown_metric(name: str, values: Mapping[str, Any], whole: bool) -> str | None:
+    """Why a name is no metric of this data, with the one that was meant."""
+    known, any_field = _metrics(values, whole)
+    if name in known or (any_field and name.endswith("_accuracy")):
+        return None
+    if not whole and name in _metrics(values, True)[0]:
+        rows = f"known: {', '.join(known)}"
+        return f"is a metric of all rows at once, and candidates are compared row by row; {rows}"
+    if name == "embedding_similarity":
+        return "needs evaluate.embedding_model; name the folder of a sentence encoder there"
+    if name == "schema_valid":
+        return "needs validate.answer_schema, and there is none; write one, or take json_valid"
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    remedy = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
+    return f"is no metric of this data; {remedy}"
+
+
+def _check_primary(values: Mapping[str, Any]) -> Iterator[tuple[Loc, str]]:
+    primary = values["evaluate"]["primary"]
+    if not isinstance(primary, str) or primary == "auto":
+        return
+    if problem := _unknown_metric(primary, values, whole=False):
+        yield ("evaluate", "primary"), f"is {primary!r}, which {problem}"
+
+
 def _check_gates(values: Mapping[str, Any]) -> Iterator[tuple[Loc, str]]:
-    schema = values["validate"]["answer_schema"] or {}
-    fields = [f"{name}_accuracy" for name in schema.get("properties", {})]
-    known = ["json_valid", "exact_match", *fields, "perplexity", "contaminated_share"]
-    for name, limit in values["evaluate"]["gates"].items():
-        loc = ("evaluate", "gates", name)
-        if name not in known and (schema or not str(name).endswith("_accuracy")):
-            near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
-            remedy = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
-            yield loc, f"is no metric of this data; {remedy}"
-        elif name != "perplexity" and not 0 <= limit <= 1:
+    for name, limit in values["evaluate"]["gates"]["metrics"].items():
+        loc = ("evaluate", "gates", "metrics", name)
+        if problem := _unknown_metric(str(name), values, whole=True):
+            yield loc, problem
+        elif name not in _NO_SHARE and not 0 <= limit <= 1:
             yield loc, f"is {limit}, but a share lies between 0 and 1; write 0.99 for 99%"
+
+
+QUESTION = "{question}"
+"""Where in a prompt of evaluate.prompts the question stands."""
+
+
+def _check_prompts(values: Mapping[str, Any]) -> Iterator[tuple[Loc, str]]:
+    prompts = values["evaluate"]["prompts"]
+    for index, prompt in enumerate(prompts):
+        loc = ("evaluate", "prompts", index)
+        if isinstance(prompt, str) and QUESTION not in prompt:
+            near = difflib.get_close_matches(QUESTION, re.findall(r"\{\w+\}", prompt), n=1)
+            remedy = (
+                f"write it for {near[0]}" if near else "add it, or say null for the bare question"
+            )
+            yield loc, f"has no {QUESTION}, where the question is to stand; {remedy}"
+        elif prompt in prompts[:index]:
+            yield loc, "stands above already; drop one"
+
+
+def _check_engine(values: Mapping[str, Any]) -> Iterator[tuple[Loc, str]]:
+    if values["evaluate"]["engine"] == "onnx" and values["merge"]["onnx"] is False:
+        yield ("evaluate", "engine"), "is onnx, but merge.onnx is false; say transformers"
 
 
 def _check_judge(values: Mapping[str, Any]) -> Iterator[tuple[Loc, str]]:
@@ -698,7 +828,10 @@ _CHECKS: tuple[Callable[[Mapping[str, Any]], Iterator[tuple[Loc, str]]], ...] = 
     _check_strata,
     _check_mix,
     _check_day,
+    _check_primary,
     _check_gates,
+    _check_prompts,
+    _check_engine,
     _check_judge,
     _check_ranges,
     _check_stages,

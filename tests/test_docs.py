@@ -81,7 +81,7 @@ def examples() -> list[Any]:
     ]
 
 
-WHOLE = {"map", "gates", "weights", "answer_schema"}
+WHOLE = {"map", "metrics", "weights", "answer_schema"}
 """Keys of values that are given as a whole, not key by key."""
 
 

@@ -91,7 +91,8 @@ def test_keys_stand_in_the_order_of_the_file(shipped: str) -> None:
     def ordered(section: type[BaseModel], values: dict[str, Any]) -> None:
         names = {info.alias or name: info for name, info in section.model_fields.items()}
         assert set(values) == set(names)
-        if section in (Params, params.Base, params.Scratch, params.Validate, params.Format):
+        in_order = (Params, params.Base, params.Scratch, params.Validate, params.Format)
+        if section in (*in_order, params.Evaluate, params.Gates):
             assert list(values) == list(names)
         for name, info in names.items():
             inner = info.annotation
@@ -235,7 +236,7 @@ def test_a_key_that_nothing_is_like(
     assert faults(("  confidence:", "  zzz: 1\n  confidence:")) == [
         "1 fault in params.yaml:",
         f"params.yaml:{line}: evaluate.zzz: unknown key; remove it; "
-        "known: max_new_tokens, confidence, regression_rows, gates",
+        f"known: {', '.join(params.Evaluate.model_fields)}",
     ]
 
 
@@ -418,6 +419,54 @@ def test_a_fault_found_elsewhere_is_told_the_same_way(
             "is no metric of this data; did you mean exact_match?",
         ),
         ("json_valid: 0.99", "json_valid: 99", "is 99, but a share lies between 0 and 1"),
+        (
+            "primary: auto",
+            "primary: exact_mach",
+            "which is no metric of this data; did you mean exact",
+        ),
+        (
+            "primary: auto",
+            "primary: macro_f1",
+            "is 'macro_f1', which is a metric of all rows at once, and candidates are compared row by "
+            "row; known: accuracy, exact_match, json_valid, schema_valid, rouge_l, category_accuracy",
+        ),
+        (
+            "primary: auto",
+            "primary: embedding_similarity",
+            "which needs evaluate.embedding_model; name the folder of a sentence encoder there",
+        ),
+        ("json_valid: 0.99", "bleu: 2", "is 2, but a share lies between 0 and 1"),
+        ("json_valid: 0.99", "chrf_: 0.2", "is no metric of this data; did you mean chrf?"),
+        ("      {question}\n", "      {questoin}\n", "to stand; write it for {questoin}"),
+        (
+            "    - null\n    - |-",
+            "    - null\n    - null\n    - |-",
+            "stands above already; drop one",
+        ),
+        (
+            "  champion: null ",
+            "  champion: champion ",
+            "is 'champion', must be the 64 hex digits of a version's identity; the version's tag",
+        ),
+        ("  onnx: true", "  onnx: false", "is onnx, but merge.onnx is false; say transformers"),
+        ("  engine: onnx", "  engine: vlm", "is 'vlm', must be 'onnx', 'transformers' or 'vllm'"),
+        (
+            "simpler: {require: not_worse, margin: 0.1}",
+            "simpler: {require: not_worse, margin: -0.1}",
+            "evaluate.gates.simpler.margin: is -0.1, must be greater than or equal to 0",
+        ),
+        (
+            "simpler: {require: not_worse, margin: 0.1}",
+            "simpler: {require: not_worse, margn: 0.1}",
+            "evaluate.gates.simpler.margn: unknown key; did you mean margin?",
+        ),
+        (
+            "      max_following_drop: 0.05",
+            "",
+            "evaluate.gates.forgetting.max_following_drop: missing",
+        ),
+        ("    from: train ", "    from: web ", "is 'web', must be 'train' or 'corpus'"),
+        ("few_shot: 4", "few_shot: -1", "is -1, must be greater than or equal to 0"),
         ('"2026-08-31"', '"2026-02-31"', "is '2026-02-31', a day that no calendar has"),
         (
             "{instruction}",
@@ -460,3 +509,27 @@ def test_a_wrong_type_hides_no_other_fault(faults: Callable[..., list[str]]) -> 
     )
     assert any("leads out" in fault for fault in found)
     assert any("is 5, must be" in fault for fault in found)
+
+
+def test_metrics_of_a_task_that_is_named(faults: Callable[..., list[str]]) -> None:
+    found = faults(("  task: auto", "  task: classification"))
+    assert [fault.split(": ", 2)[1] for fault in found[1:]] == [
+        f"evaluate.gates.metrics.{name}" for name in ("json_valid", "category_accuracy")
+    ]
+
+
+def test_a_gate_on_a_field_that_no_schema_names(shipped: str, tmp_path: Path) -> None:
+    from ruamel.yaml import YAML
+
+    yaml = YAML()
+    values = yaml.load(shipped)
+    values["validate"]["answer_schema"] = None
+    values["evaluate"]["gates"]["metrics"]["port_accuracy"] = 0.5
+    with (tmp_path / "params.yaml").open("w", encoding="utf-8") as file:
+        yaml.dump(values, file)
+    assert load(tmp_path / "params.yaml").evaluate.gates.metrics["port_accuracy"] == 0.5
+    values["evaluate"]["gates"]["metrics"]["schema_valid"] = 0.5
+    with (tmp_path / "params.yaml").open("w", encoding="utf-8") as file:
+        yaml.dump(values, file)
+    with pytest.raises(ParamsError, match=r"schema_valid: needs validate.answer_schema, and there"):
+        load(tmp_path / "params.yaml")
