@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from typing import NotRequired, TypedDict
 
 from tasks.evaluation import answers, metrics, statistics, task
-from tasks.evaluation.comparisons import right_or_wrong
 from tasks.evaluation.metrics import Answered
 from tasks.evaluation.statistics import NOT_MEASURED, Estimate
 
@@ -121,14 +120,9 @@ def _following(
     confidence: float,
     seed: int,
 ) -> Following:
-    def estimate(values: Sequence[float]) -> Estimate:
-        if right_or_wrong(values):
-            return statistics.proportion(int(sum(values)), len(values), confidence)
-        return statistics.mean(values, confidence, seed)
-
     return {
         "metric": metric,
-        "base": estimate(base),
-        "final": estimate(final),
+        "base": statistics.average(base, confidence, seed),
+        "final": statistics.average(final, confidence, seed),
         "difference": statistics.paired_difference(final, base, confidence, seed),
     }

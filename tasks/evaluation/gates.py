@@ -224,9 +224,11 @@ def _forgetting(document: Mapping[str, Any], gates: Gates) -> Iterator[Gate]:
             missing=missing,
         )
         metric = following.get("metric")
-        told = f"lost of the base model's {metric} of {base:g}" if _number(base) is not None else ""
-        if base == 0:
-            told = f"lost of a base model whose {metric} is 0, so there was nothing to lose"
+        told = ""
+        if (before := _number(base)) is not None:
+            told = f"lost of the base model's {metric} of {before:g}"
+            if before <= limits.max_following_drop:
+                told = f"lost of a base model whose {metric} is {before:g}, so could not fail,"
         yield _explained(held, told)
 
 

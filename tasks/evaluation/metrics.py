@@ -22,7 +22,6 @@ PARTS = ("precision", "recall", "f1")
 BY_CLASS = tuple(f"{average}_{part}" for average in ("macro", "micro") for part in PARTS)
 OF_THE_WHOLE = frozenset({*BY_CLASS, "bleu", "chrf", "perplexity"})
 """Metrics of all rows at once: no row has one, so candidates cannot be paired by them."""
-_SHARES = frozenset({"accuracy", "exact_match", "json_valid", "schema_valid"})
 _WORD = re.compile(
     # runs of letters and digits; scripts that write no spaces count each character as a word
     r"[\u0e00-\u0eff\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\U00020000-\U0003ffff]"
@@ -79,9 +78,7 @@ def measure(
             for value in outcomes(metric, rows, embedding_model, schema)
             if not math.isnan(value)
         ]
-        if metric in _SHARES or metric.endswith("_accuracy"):
-            return statistics.proportion(int(sum(values)), len(values), confidence)
-        return statistics.mean(values, confidence, seed)
+        return statistics.average(values, confidence, seed)
 
     measured: dict[str, Estimate] = {}
     if task == "classification":
@@ -199,16 +196,12 @@ def _by_class(rows: Sequence[Answered], confidence: float, seed: int) -> dict[st
         each = numpy.where(present, over / numpy.maximum(under, 1), 0)
         return each.sum(axis=1) / present.sum(axis=1)
 
-    return {
-        f"{average}_{part}": statistics.bootstrap(
-            columns,
-            functools.partial(scores, average=average, part=part),
-            confidence,
-            seed,
-        )
+    measures = {
+        f"{average}_{part}": functools.partial(scores, average=average, part=part)
         for average in ("macro", "micro")
         for part in PARTS
     }
+    return statistics.bootstrap(columns, measures, confidence, seed)
 
 
 def _rouge_l(rows: Iterable[Answered]) -> list[float]:
@@ -231,7 +224,7 @@ def _of_the_corpus(rows: Sequence[Answered], confidence: float, seed: int) -> di
     from sacrebleu.metrics import BLEU, CHRF
 
     given, expected = [row.answer for row in rows], [[row.expected for row in rows]]
-    measured = {}
+    measured: dict[str, Estimate] = {}
     for name, metric in (("bleu", BLEU()), ("chrf", CHRF())):
         counts = numpy.array(metric._extract_corpus_statistics(given, expected), dtype=float)
 
@@ -241,7 +234,7 @@ def _of_the_corpus(rows: Sequence[Answered], confidence: float, seed: int) -> di
                 [metric._compute_score_from_stats(sample).score / 100 for sample in drawn]
             )
 
-        measured[name] = statistics.bootstrap(counts, score, confidence, seed)
+        measured |= statistics.bootstrap(counts, {name: score}, confidence, seed)
     return measured
 
 

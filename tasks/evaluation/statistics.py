@@ -1,17 +1,19 @@
 """How sure a number is, given how few rows it comes from.
 
 Shares have Wilson's interval.  All else is bootstrapped (Efron 1979): whole rows are drawn, and for
-differences whole pairs.  Of means and of sums over sums the interval is the studentised one (Efron
-1982), which follows a skewed metric, as long as enough rows differ for each sample to tell its own
-spread; of differences of outcomes, of few rows that differ, and of metrics without a formula for
-their spread it is the percentile interval.  `benchmarks/intervals.py` measures how often they hold
-the truth, and what each of the two, and BCa, would have reached throughout.
+differences whole pairs.  The interval is the studentised one (Efron 1982) for means and sums over
+sums of many different numbers, since it follows their skew, and the percentile interval where a
+sample cannot tell its own spread: for differences of right and wrong, where few rows are unlike the
+others, and for metrics that have no formula for it.  Where nearly no row differs the bootstrap sees
+too little, and Tango's score interval takes its place.  `benchmarks/intervals.py` measures how often
+each of them holds the truth.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypedDict
 
 if TYPE_CHECKING:
@@ -25,8 +27,10 @@ RESAMPLES = 2000
 FLIPS = 9999
 """Of signs, with the one that was seen: p-values are multiples of 1 / 10,000."""
 POWER = 0.8
+FEW = 10
+"""Rows unlike all others, below which the bootstrap sees too little of a difference."""
 DIFFERING = 40
-"""Rows that differ, from which on an interval is studentised."""
+"""Rows unlike all others, from which on an interval is studentised."""
 _AT_ONCE = 2_000_000
 """Rows that are drawn in one go, so that memory does not grow with the test set."""
 
@@ -87,15 +91,70 @@ def perplexity(
         return _rounded(tuple(map(numpy.exp, _quotient(nlls, tokens, confidence, seed))))
 
 
+def average(values: Sequence[float], confidence: float, seed: int) -> Estimate:
+    """A mean as `mean`, but where all values are 0 or 1 a share as `proportion`: values that are
+    all the same would look certain."""
+    if all(value in (0, 1) for value in values):
+        return proportion(int(sum(values)), len(values), confidence)
+    return mean(values, confidence, seed)
+
+
 def paired_difference(
     left: Sequence[float], right: Sequence[float], confidence: float, seed: int
 ) -> Estimate:
     """Mean of the left less mean of the right, on the same rows; pairs are drawn together.
 
+    Where nearly all rows differ alike, the interval reaches as far as Tango's score interval (1998)
+    of rows won less rows lost: two that answer ten rows alike are not proven equal.
+
+    Args:
+        left: between 0 and 1.
+
     Raises:
         ValueError: when the two are not of the same rows, or there are none.
     """
-    return mean(differences(left, right), confidence, seed)
+    found = differences(left, right)
+    estimate = mean(found, confidence, seed)
+    won, lost = sum(value > 0 for value in found), sum(value < 0 for value in found)
+    low, high = estimate["low"], estimate["high"]
+    unlike = len(found) - max(Counter(found).values(), default=0)
+    if unlike >= FEW or low is None or high is None:
+        return estimate
+    lowest, highest = _tango(won, lost, len(found), confidence)
+    if set(found) <= {-1.0, 0.0, 1.0}:
+        return _estimate(estimate["value"] or 0.0, lowest, highest)
+    return _estimate(estimate["value"] or 0.0, min(low, lowest), max(high, highest))
+
+
+def _tango(won: int, lost: int, rows: int, confidence: float) -> tuple[float, float]:
+    """The differences that a score test of rows won less rows lost does not reject."""
+    from scipy.optimize import brentq
+    from scipy.stats import norm
+
+    limit = norm.ppf((1 + confidence) / 2)
+
+    def score(difference: float) -> float:
+        # the likeliest share of rows lost, given the difference: the root of a quadratic
+        linear = (2 * rows - won + lost) * difference - won - lost
+        root = linear * linear + 8 * rows * lost * difference * (1 - difference)
+        losing = (math.sqrt(max(0.0, root)) - linear) / (4 * rows)
+        variance = rows * (2 * losing + difference * (1 - difference))
+        if variance <= 0:
+            return math.copysign(math.inf, won - lost - rows * difference)
+        return float((won - lost - rows * difference) / math.sqrt(variance))
+
+    seen, least = (won - lost) / rows, 1e-9
+
+    def bound(end: float) -> float:
+        def beyond(difference: float) -> float:
+            return score(difference) + math.copysign(limit, end)
+
+        start = seen + math.copysign(least, end)
+        if abs(start) >= 1 or beyond(start) * beyond(end * (1 - least)) >= 0:
+            return end
+        return float(brentq(beyond, start, end * (1 - least)))
+
+    return bound(-1.0), bound(1.0)
 
 
 def ratio(
@@ -251,16 +310,19 @@ def _quotient(
 
 
 def bootstrap(
-    columns: Floats, statistic: Callable[[Floats], Floats], confidence: float, seed: int
-) -> Estimate:
-    """A statistic of sums over rows, with a percentile bootstrap interval.
+    columns: Floats,
+    measures: Mapping[str, Callable[[Floats], Floats]],
+    confidence: float,
+    seed: int,
+) -> dict[str, Estimate]:
+    """Metrics of sums over rows, with percentile bootstrap intervals from the same samples.
 
     Args:
-        columns: rows x numbers whose sums the statistic is a function of.
-        statistic: takes sums, samples x numbers, and gives a number a sample.
+        columns: rows x numbers whose sums the metrics are functions of.
+        measures: by name, each takes sums, samples x numbers, and gives a number a sample.
 
     Returns:
-        NOT_MEASURED where the statistic is no number.
+        by name; NOT_MEASURED where a metric is no number.
 
     Raises:
         ValueError: without rows.
@@ -269,10 +331,13 @@ def bootstrap(
 
     if not len(columns):
         raise ValueError("no rows, of which there is no estimate")
-    value = statistic(columns.sum(axis=0, keepdims=True))[0]
-    drawn = numpy.concatenate([statistic(sums) for sums in _resampled(columns, seed)])
-    low, high = numpy.quantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return _rounded((value, low, high))
+    whole = columns.sum(axis=0, keepdims=True)
+    sums = numpy.concatenate(list(_resampled(columns, seed)))
+    tails = [(1 - confidence) / 2, (1 + confidence) / 2]
+    return {
+        name: _rounded((measure(whole)[0], *numpy.quantile(measure(sums), tails)))
+        for name, measure in measures.items()
+    }
 
 
 def _resampled(columns: Floats, seed: int) -> Iterator[Floats]:
@@ -304,7 +369,8 @@ def _rounded(numbers: tuple[float, ...]) -> Estimate:
 
 def _estimate(value: float, low: float, high: float) -> Estimate:
     return {
-        "value": round(float(value), DIGITS),
-        "low": round(float(low), DIGITS),
-        "high": round(float(high), DIGITS),
+        # without the sign of a zero
+        "value": round(float(value), DIGITS) + 0.0,
+        "low": round(float(low), DIGITS) + 0.0,
+        "high": round(float(high), DIGITS) + 0.0,
     }
