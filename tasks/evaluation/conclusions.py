@@ -149,8 +149,8 @@ def forgotten(document: Document, confidence: float) -> Answer:
     found = document["forgetting"]
     if found is None:
         return Answer(question, "Not measured", "There are no general rows to measure it on.")
-    ratio, following = found["perplexity_ratio"], found["following"]
     parts, short = [], []
+    ratio = found["perplexity_ratio"]
     if ratio["value"] is not None:
         short.append(f"Perplexity {number(ratio['value'])} times the base model's")
         parts.append(
@@ -158,14 +158,18 @@ def forgotten(document: Document, confidence: float) -> Answer:
             f"{number(ratio['value'])} times that of the base model "
             f"({interval(ratio, confidence)}; above 1 is worse)."
         )
-    if following is not None and following["difference"]["value"] is not None:
-        change = following["difference"]
-        moved = signed(change["value"]) if change["value"] else "unchanged"
-        short.append(f"{following['metric']} {moved}")
+    for kind, what in (("following", "General instructions"), ("form", "The expected form")):
+        measured = found.get(kind)
+        if measured is None or measured["difference"]["value"] is None:
+            continue
+        change, metric = measured["difference"], measured["metric"]
+        if kind == "following":
+            moved = signed(change["value"]) if change["value"] else "unchanged"
+            short.append(f"{metric} {moved}")
         parts.append(
-            f"Instructions followed ({following['metric']}): {number(following['base']['value'])} "
-            f"before, {number(following['final']['value'])} after; the difference is "
-            f"{signed(change['value'])}, {interval(change, confidence)}."
+            f"{what} ({metric}): {number(measured['base']['value'])} before, "
+            f"{number(measured['final']['value'])} after, "
+            f"difference {signed(change['value'])} ({interval(change, confidence)})."
         )
     if not parts:
         return Answer(question, "Not measured", "Nothing could be measured on the general rows.")
@@ -203,7 +207,7 @@ def shown_metrics(
 
 def sliced(slices: Sequence[Mapping[str, Any]]) -> str:
     """Where the final candidate is better or worse than the other, of all slices."""
-    judged = [one for one in slices if one["says"] is not None]
+    judged = [one for one in slices if one["p_holm"] is not None]
     named = {
         says: [f"{one['name']} ({one['kind']})" for one in judged if one["says"] == says]
         for says in ("worse", "better")

@@ -22,6 +22,7 @@ from tasks.evaluation import (
     result_table,
     statistics,
 )
+from tasks.evaluation.comparisons import SIMPLER
 from tasks.evaluation.contamination import Contamination
 from tasks.evaluation.gates import Verdict
 from tasks.evaluation.metrics import LOWER_IS_BETTER
@@ -45,7 +46,11 @@ COSTS = {
     "cost_per_1000_requests": "cost of 1,000 requests",
 }
 """What the clock readings mean, in the order in which they are shown."""
-SIMPLER = ("base", "base_few_shot", "base_retrieval", "classical")
+FORGOTTEN = {
+    "following": "answers to general instructions",
+    "form": "answers that at least look as the expected one does",
+}
+"""What is measured of general rows, besides perplexity."""
 TRAINED = ("base", "cpt", "sft", "dpo")
 """The stages of training, first to last."""
 CLASSES_SHOWN = 12
@@ -245,9 +250,8 @@ def _steps(
 
 def _rival(document: Mapping[str, Any], given: Mapping[str, Sequence[str]]) -> str | None:
     """The best simpler method; without one, the candidate before the final one."""
-    if found := document["comparisons"]["simpler"]:
-        if found["right"] in given:
-            return str(found["right"])
+    if (found := document["comparisons"]["simpler"]) and found["right"] in given:
+        return str(found["right"])
     others = [name for name in given if name != document["final"]]
     return others[-1] if others else None
 
@@ -283,13 +287,23 @@ def _classes(
 def _forgetting(
     document: Mapping[str, Any], rows: Sequence[Row], texts: Mapping[str, Sequence[str | None]]
 ) -> dict[str, Any] | None:
-    """What is measured on general rows, and the first of these rows with the answers to them."""
-    if document["forgetting"] is None:
+    """What is measured on general rows: by metric its meaning, the base model's value, the final
+    one's, and the change (of perplexity a factor); and the first rows with the answers to them."""
+    found, final = document["forgetting"], document["final"]
+    if found is None:
         return None
-    shown = {name: texts[name] for name in ("base", document["final"]) if name in texts}
+
+    def perplexity(name: str) -> Estimate | None:
+        regression = document["candidates"].get(name, {}).get("regression", {})
+        return regression.get("perplexity")  # type: ignore[no-any-return]
+
+    shown = {name: texts[name] for name in ("base", final) if name in texts}
     general = [at for at, row in enumerate(rows) if row.is_in("regression")]
     return {
-        **document["forgetting"],
+        "rows": found["rows"],
+        "ratio": (perplexity("base"), perplexity(final), found["perplexity_ratio"]),
+        "measured": [(FORGOTTEN[kind], found[kind]) for kind in FORGOTTEN if found.get(kind)],
+        "lm_eval": found.get("lm_eval", {}),
         "examples": [examples.example(rows[at], at, shown) for at in general[:REGRESSION_EXAMPLES]],
     }
 
