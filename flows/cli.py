@@ -140,6 +140,43 @@ def use(
 
 
 @app.command()
+def engines(
+    model: Annotated[
+        Path | None, typer.Option(help="In Hugging Face format; models/merged otherwise.")
+    ] = None,
+    onnx: Annotated[
+        Path | None,
+        typer.Option(help="What was exported from it; models/onnx for models/merged."),
+    ] = None,
+    rows: Annotated[int, typer.Option(min=1, help="Prompts of the test to ask.")] = 48,
+    write: Annotated[
+        bool, typer.Option("--write", help="Set evaluate.engine in params.yaml to the fastest.")
+    ] = False,
+) -> None:
+    """Measure which engine answers fastest with the same tokens."""
+    from flows import engines as measurement
+    from flows.profiles import ProfileError
+
+    exported = onnx or (None if model else measurement.ONNX)
+    with _told():
+        folder = model or measurement.MODEL
+        found = measurement.measure(folder, exported, rows, lambda line: print(line, flush=True))
+        print(*measurement.table(found), sep="\n")
+        best = measurement.best(found)
+    equal = measurement.same(best, found[0])
+    print(f"{best.name} is the fastest with {equal} of {len(found[0].answers)} answers the same.")
+    if not write:
+        print("Next: `tunetrail engines --write` sets it in params.yaml")
+        return
+    try:
+        changes = measurement.write(best.name, Path("params.yaml"))
+    except ProfileError as error:
+        _stop(str(error), MISUSE)
+    print(*(f"  {change}" for change in changes), sep="\n")
+    print("Next: `tunetrail run`" if changes else "params.yaml says so already.")
+
+
+@app.command()
 def sync() -> None:
     """Deliver to MLflow what was recorded while it was out of reach."""
     from tasks import register
@@ -229,6 +266,80 @@ def reproduce(
         _stop(str(error), error.exit_code)
     print(f"{version} is {done.answer}", *done.lines(), sep="\n")
     raise typer.Exit(done.exit_code)
+
+
+@app.command()
+def judge(
+    version: Annotated[str, typer.Argument(metavar="NAME@VERSION", help="A registered version.")],
+) -> None:
+    """Let a language model compare a version's answers; note it there."""
+    from flows import judge as judgement
+    from tasks.lineage.console import setup
+    from tasks.params import load
+
+    setup("judge")
+    with _told():
+        done = judgement.judge(version, load(Path("params.yaml")).judge, print)
+    print(f"{version} is {done.result.answer}", *done.lines(), sep="\n")
+    if done.exit_code:
+        _stop(
+            "It is noted on the version. Mend that, and run it again: it asks what is open.", FAULT
+        )
+    print(f"Next: `tunetrail promote {version}` shows all that speaks for it")
+
+
+review_app = typer.Typer(
+    help="Have people compare a version's answers, blind.", no_args_is_help=True
+)
+app.add_typer(review_app, name="review")
+
+REVIEW_ROWS = 50
+"""On a page: some ten minutes of somebody's time."""
+
+
+@review_app.command("export")
+def export_review(
+    context: typer.Context,
+    version: Annotated[str, typer.Argument(metavar="NAME@VERSION", help="A registered version.")],
+    against: Annotated[
+        str | None,
+        typer.Option(
+            help="Another candidate of the report; the version's judge.against otherwise."
+        ),
+    ] = None,
+    rows: Annotated[int, typer.Option(min=1, help="Of the test, at most.")] = REVIEW_ROWS,
+    out: Annotated[
+        Path | None, typer.Option(help="The page; review-HASH.html here otherwise.")
+    ] = None,
+) -> None:
+    """Write an HTML page on which people compare answers, blind."""
+    from flows import review
+
+    out = context.find_root().obj / out if out else None  # as seen from where it was given
+    with _told():
+        done = review.export(version, against, rows, out, context.find_root().obj)
+    print(
+        f"Wrote {done.path}: {len(done.drawn.pairs)} pairs, {done.drawn.final} against "
+        f"{done.drawn.against}, of {done.drawn.rows} test rows ({done.drawn.same} with the same answer)"
+    )
+    print(f"Which side is which stays in {done.key} and with the version; do not send that along.")
+    print("Next: give the page to people, and `tunetrail review import` what they bring back")
+
+
+@review_app.command("import")
+def import_votes(
+    context: typer.Context,
+    files: Annotated[list[Path], typer.Argument(help="What people downloaded from the page.")],
+) -> None:
+    """Count people's votes, and note them on the version."""
+    from flows import review
+
+    with _told():
+        done = review.import_([context.find_root().obj / path for path in files])
+    print(*done.lines(), sep="\n")
+    if done.refused:
+        raise typer.Exit(MISUSE)
+    print("Next: `tunetrail promote NAME@VERSION` shows all that speaks for it")
 
 
 @app.command()

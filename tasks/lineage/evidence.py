@@ -50,6 +50,10 @@ REPRODUCTION = "reproduction.json"
 """The artifact in which `tunetrail reproduce` keeps its answers, oldest first.  They come after the
 signature and carry their own seal, so they are not among the files of the version."""
 
+OPINIONS = "opinions"
+"""The folder of what people and a language model said of the version, as `opinions` keeps it; not
+among its files either."""
+
 DATASET_TAG = "tunetrail.sha256"
 """Of a run's dataset input; MLflow's own digest has too few characters for a sha256."""
 
@@ -140,7 +144,11 @@ def collect(client: MlflowClient, version: Any, folder: Path) -> Evidence:
 
     run = client.get_run(version.run_id)
     files = _files(run.info.artifact_uri, folder / "run")
-    files.pop(REPRODUCTION, None)
+    files = {
+        name: path
+        for name, path in files.items()
+        if name != REPRODUCTION and not name.startswith(f"{OPINIONS}/")
+    }
     try:
         model = client.get_model_version_download_uri(version.name, str(version.version))
         served = _files(model, folder / MODEL)

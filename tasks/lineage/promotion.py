@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks.lineage import audit, evidence, hashes, review, signing, store, verify
+from tasks.lineage import audit, evidence, hashes, opinions, review, signing, store, verify
 from tasks.lineage.audit import Entry, Record
 from tasks.lineage.registry import RegistryError
 from tasks.lineage.review import Case, Refused
@@ -69,7 +69,7 @@ def examine(
         As `promote`.
     """
     with _registry(reference) as client:
-        case = review.gather(client, reference, root)
+        case = review.gather(client, reference, root, settings)
         record = audit.read(client, case.champion_model, root)
         if _is_champion(client, case, record):
             return case, []
@@ -95,7 +95,7 @@ def promote(
         evidence.NotFound: when there is no such version.
     """
     with _registry(reference) as client:
-        case = review.gather(client, reference, root)
+        case = review.gather(client, reference, root, settings)
         while True:
             record = audit.read(client, case.champion_model, root)
             if _is_champion(client, case, record):
@@ -399,7 +399,11 @@ def _unproven(
             f"promoted {promoted['identity']}"
         ]
     now = review.digest(
-        hashes.sha256_json(statement.document), kept["reproduction"], kept["checks"]
+        hashes.sha256_json(statement.document),
+        kept["reproduction"],
+        kept["checks"],
+        kept.get("gates", []),
+        kept.get("opinions", []),
     )
     if now != kept or set(kept["checks"]) - {finding.check for finding in report.findings}:
         reasons.append("its statement or the checks are not those on which it was promoted")
@@ -409,6 +413,14 @@ def _unproven(
             f"the answer of reproduce on which it was promoted is not in {evidence.REPRODUCTION} any "
             "more"
         )
+    if kept.get("opinions"):
+        said = opinions.read(client, found, root)
+        there = set(map(hashes.sha256_json, [*said.votes, *said.judgements]))
+        if lost := len(set(kept["opinions"]) - there):
+            reasons.append(
+                f"{lost} of the {len(kept['opinions'])} opinions on which it was promoted are not in "
+                f"{evidence.OPINIONS}/ any more"
+            )
     return reasons
 
 

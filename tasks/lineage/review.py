@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
 import tempfile
 import unicodedata
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks.lineage import evidence, hashes, seal, signing, verify
+from tasks.lineage import evidence, hashes, opinions, promotion_gates, seal, signing, verify
 from tasks.lineage.audit import Record
 from tasks.lineage.evidence import Evidence
+from tasks.lineage.opinions import Opinions
+from tasks.lineage.promotion_gates import Facts, Gate
 from tasks.lineage.signing import BadSignature
-from tasks.lineage.stage import GateError
+from tasks.lineage.stage import GateError, StageError
 from tasks.lineage.statement import Statement
 from tasks.lineage.verify import Report
 from tasks.params import Promote
+from tasks.voting import counting
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -55,6 +60,10 @@ class Case:
     """The newest answer of `tunetrail reproduce`."""
     forged: str | None
     """Why that answer cannot be trusted."""
+    opinions: Opinions = field(default_factory=Opinions)
+    """Of people and of a judge."""
+    gates: list[Gate] = field(default_factory=list)
+    """What params.yaml asks for in numbers."""
 
     @property
     def reference(self) -> str:
@@ -72,7 +81,16 @@ class Case:
             hashes.sha256_json(self.statement.document),
             hashes.sha256_json(self.reproduction),
             [finding.check for finding in self.report.findings],
+            [dict(gate) for gate in self.gates],
+            self.counted(),
         )
+
+    def counted(self) -> list[str]:
+        """sha256 of each opinion that the gates have counted."""
+        asked = {gate["gate"] for gate in self.gates}
+        documents = [*(self.opinions.votes if "votes" in asked else [])]
+        documents += self.opinions.judgements[-1:] if "judge" in asked else []
+        return sorted(map(hashes.sha256_json, documents))
 
     def lines(self) -> list[str]:
         """The evidence, a line each."""
@@ -92,6 +110,14 @@ class Case:
                 f"{'FAILS' if self.forged else 'holds'}  reproduced: {self.reproduction['answer']} "
                 f"at {self.reproduction['at']} by {self.reproduction['by']}"
             )
+        told += [
+            f"{'holds' if gate['passed'] else 'FAILS'}  gate {gate['gate']}/{gate['metric']}: "
+            f"{gate['why']}"
+            for gate in self.gates
+        ]
+        for judgement in self.opinions.judgements[-1:]:
+            told.append(f"noted  judge: {_told(judgement)}")
+        told += [f"noted  not counted: {line}" for line in self.opinions.untrusted]
         return told
 
     def markdown(self) -> str:
@@ -123,15 +149,45 @@ def champion_model(candidates: str) -> str:
     return name
 
 
-def digest(statement: str, reproduction: str, checks: list[str]) -> dict[str, Any]:
+def _told(judgement: Mapping[str, Any]) -> str:
+    fixed = {"yes": "fixed", "no": "NOT fixed"}.get(
+        judgement["fixed_before_training"], "perhaps fixed"
+    )
+    rate = counting.shown(judgement["win_rate"])
+    what = (
+        f"win rate {rate}" if judgement["answer"] == "judged" else f"not judged, {judgement['why']}"
+    )
+    return (
+        f"{what} against {judgement['against']}, by {judgement['model']} at {judgement['at']}; its "
+        f"rubric was {fixed} before training"
+    )
+
+
+def digest(
+    statement: str,
+    reproduction: str,
+    checks: list[str],
+    gates: list[dict[str, Any]],
+    opinions: list[str],
+) -> dict[str, Any]:
     """What a promotion rests on: `statement` and `reproduction` as sha256, the `checks` of `verify`
-    that held, and the `sha256` over all three."""
-    parts = {"statement": statement, "reproduction": reproduction, "checks": sorted(checks)}
+    that held, the `gates` that params.yaml asked for with the sha256 of the `opinions` that they
+    counted, and the `sha256` over all of it."""
+    parts: dict[str, Any] = {
+        "statement": statement, "reproduction": reproduction, "checks": sorted(checks)
+    }  # fmt: skip
+    if gates:
+        parts |= {"gates": gates, "opinions": opinions}
     return {**parts, "sha256": hashes.sha256_json(parts)}
 
 
-def gather(client: MlflowClient, reference: str, root: Path) -> Case:
+def gather(
+    client: MlflowClient, reference: str, root: Path, settings: Promote | None = None
+) -> Case:
     """Read and verify a candidate. Nothing is run, nothing is written.
+
+    Args:
+        settings: what is asked of it in numbers; None to ask for nothing.
 
     Raises:
         Refused: when the name is not that of a model with candidates.
@@ -144,14 +200,60 @@ def gather(client: MlflowClient, reference: str, root: Path) -> Case:
         report = verify.check(client, found, root)
         statement = None
         verdict: Mapping[str, Any] = {}
+        compared: Mapping[str, Any] | None = None
         if _is_signed(report):  # else it can hold anything; the report says so
             statement = Statement.read(found.files[evidence.STATEMENT])
             verdict = found.read_json(evidence.VERDICT)
+            with contextlib.suppress(StageError):  # which a gate that needs it then misses
+                compared = opinions.compared(found)
+    said = opinions.read(client, version, root)
+    facts = _facts(client, version, verdict, said, compared)
+    gates = promotion_gates.judge(facts, settings) if settings else []
     answers = reproductions(client, version)
     newest = answers[-1] if answers else None
     return Case(
-        version, report, statement, verdict, newest, forged(newest, root) if newest else None
+        version,
+        report,
+        statement,
+        verdict,
+        newest,
+        forged(newest, root) if newest else None,
+        said,
+        gates,
     )
+
+
+def _facts(
+    client: MlflowClient,
+    version: Any,
+    verdict: Mapping[str, Any],
+    said: Opinions,
+    compared: Mapping[str, Any] | None,
+) -> Facts:
+    """What the gates of a promotion are held against."""
+    against = compared["against"] if compared else None
+    confidence = compared["confidence"] if compared else 0.95
+    return Facts(
+        reference=f"{version.name}@{version.version}",
+        against=against,
+        tally=counting.tally(said.scores(against) if against else {}, confidence),
+        judgement=said.judgements[-1] if said.judgements else None,
+        rubric_sha256=opinions.rubric_sha256(compared["judge"]) if compared else None,
+        latency=_latency(client, version, verdict),
+    )
+
+
+def _latency(client: MlflowClient, version: Any, verdict: Mapping[str, Any]) -> float | None:
+    """Seconds within which 95% of the candidate's answers came, where evaluate ran; None when that
+    run is not linked, as `verify` would have checked."""
+    from mlflow import MlflowException
+
+    try:
+        measured = client.get_run(version.tags["run:evaluate"]).data.metrics
+        value = float(measured[f"{verdict['candidate']}/latency_p95_seconds"])
+    except (KeyError, MlflowException):
+        return None
+    return value if math.isfinite(value) else None
 
 
 def _is_signed(report: Report) -> bool:
@@ -207,7 +309,8 @@ def objections(
     return [
         *_not_proven(case),
         *_not_reproduced(case, record, settings),
-        *_not_reviewed(case, record, reviewer, settings, root),
+        *_not_asked_enough(case),
+        *_not_reviewed(case, record, reviewer, root),
     ]
 
 
@@ -245,14 +348,13 @@ def _not_reproduced(case: Case, record: Record, settings: Promote) -> Iterator[s
         )
 
 
-def _not_reviewed(
-    case: Case, record: Record, reviewer: str | None, settings: Promote, root: Path
-) -> Iterator[str]:
-    if settings.votes:
-        yield (
-            f"promote.votes asks for {settings.votes} votes, and Tunetrail cannot collect votes yet; "
-            "set it to 0 to promote without"
-        )
+def _not_asked_enough(case: Case) -> Iterator[str]:
+    for gate in case.gates:
+        if not gate["passed"]:
+            yield f"gate {gate['gate']}/{gate['metric']}: {gate['why']}; {gate['remedy']}"
+
+
+def _not_reviewed(case: Case, record: Record, reviewer: str | None, root: Path) -> Iterator[str]:
     if reviewer is not None and not reviewer.strip():
         yield "nobody is named as reviewer; pass --reviewer, or `git config user.email`"
     elif reviewer and case.statement and is_same_person(reviewer, case.statement.author):

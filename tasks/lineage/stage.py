@@ -144,7 +144,9 @@ def _execute(
     values = {
         key: section.model_dump(mode="json", by_alias=True) for key, section in sections.items()
     }
-    spool.start(values, {f"in:{path}": digest for path, digest in inputs.items()})
+    # No input of the stage, since another rubric trains nothing anew; but when it was fixed counts.
+    rubric = {"judge": {"rubric_sha256": params.judge.rubric_sha256}}
+    spool.start({**values, **rubric}, {f"in:{path}": digest for path, digest in inputs.items()})
     tracking.use(spool)
     courier = _start_courier()
     status: tracking.Status = "FAILED"
