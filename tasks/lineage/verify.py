@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -277,22 +277,12 @@ class _Checks:
 
     def verdict(self) -> str:
         """The verdict follows from the metrics and the gates."""
-        from tasks.evaluation import gates
-
-        limits = next(
-            stage["params"]["evaluate"]["gates"]
+        settings = next(
+            stage["params"]["evaluate"]
             for stage in self.facts["stages"]
             if "evaluate" in stage["params"]
         )
-        final = self.decided["candidate"]
-        split = next((gate["split"] for gate in self.decided["gates"]), "test")
-        replayed = gates.judge(final, split, self.measured[final][split], limits)
-        if _in_order(replayed) != _in_order(self.decided):
-            raise _Fails(
-                f"{evidence.VERDICT} says {_told(self.decided)}, but metrics and gates give "
-                f"{_told(replayed)}"
-            )
-        return f"{replayed['verdict']}: {_told(replayed)}"
+        return replayed(self.decided, self.measured, settings)
 
     def contract(self) -> str:
         """What is served renders chats as the model was trained."""
@@ -419,13 +409,73 @@ def _some(names: list[str]) -> str:
     return ", ".join(names[:_SHOWN]) + more
 
 
+def replayed(
+    decided: Mapping[str, Any], measured: Mapping[str, Any], settings: Mapping[str, Any]
+) -> str:
+    """Give a verdict again, from the numbers and the gates alone.
+
+    Args:
+        decided: what verdict.json holds.
+        measured: what evaluate.metrics.json holds.
+        settings: the section `evaluate` that the version was made with.
+
+    Returns:
+        the verdict and its gates, in words.
+
+    Raises:
+        _Fails: when the verdict is not the one that follows.
+    """
+    from pydantic import ValidationError
+
+    from tasks.evaluation import gates
+    from tasks.params import Gates
+
+    try:
+        limits = Gates.model_validate(settings["gates"])
+    except ValidationError as error:
+        place = ".".join(map(str, error.errors()[0]["loc"]))
+        raise _Fails(
+            f"the section evaluate.gates it was made with cannot be judged by here ({place}: "
+            f"{error.errors()[0]['msg']}); verify it at the commit that the statement names"
+        ) from None
+    champion = settings.get("champion")
+    if champion is not None and gates.CHAMPION not in measured.get("candidates", {}):
+        raise _Fails(
+            f"evaluate.champion is {_brief(champion)}, but {evidence.METRICS} has no champion"
+        )
+    again = gates.judge(measured, limits)
+    if _in_order(again) != _in_order(decided):
+        raise _Fails(
+            f"{evidence.VERDICT} says {_disagreement(decided, again)}, but metrics and gates give "
+            f"{_disagreement(again, decided)}"
+        )
+    return f"{again['verdict']}: {_told(again['gates'])}"
+
+
 def _in_order(verdict: Mapping[str, Any]) -> dict[str, Any]:
     """A verdict whose gates are sorted: the provenance does not keep the order of params.yaml."""
-    return {**verdict, "gates": sorted(verdict["gates"], key=lambda gate: str(gate["metric"]))}
+    return {**verdict, "gates": sorted(verdict["gates"], key=_name_of)}
 
 
-def _told(verdict: Mapping[str, Any]) -> str:
+def _name_of(gate: Mapping[str, Any]) -> tuple[str, ...]:
+    return tuple(str(gate.get(key)) for key in ("gate", "split", "metric"))
+
+
+def _disagreement(verdict: Mapping[str, Any], other: Mapping[str, Any]) -> str:
+    """What a verdict says that another does not."""
+    own = [gate for gate in verdict["gates"] if gate not in other["gates"]]
+    if own:
+        return _told(own)
+    rest = [
+        f"{key} {_brief(verdict.get(key))}"
+        for key in sorted({*verdict, *other} - {"gates"})
+        if verdict.get(key) != other.get(key)
+    ]
+    return ", ".join(rest) or f"{len(verdict['gates'])} gates"
+
+
+def _told(gates: Sequence[Mapping[str, Any]]) -> str:
     return ", ".join(
         f"{gate['metric']} {'passes' if gate['passed'] else 'fails'} ({gate['why']})"
-        for gate in verdict["gates"]
+        for gate in gates
     )
