@@ -53,8 +53,13 @@ def use(name: str, params: Path) -> list[Change]:
     if name not in known():
         raise ProfileError(f"{name} is no profile; known: {', '.join(known())}")
     profile = FOLDER / f"{name}.yaml"
+    return lay(_read(profile), profile, params)
+
+
+def lay(values: str, origin: Path, params: Path) -> list[Change]:
+    """Lay the YAML text `values` over a params file, as `use` does; `origin` names it in errors."""
     text = _read(params)
-    changes = _changes(_read(profile), text, profile)
+    changes = _changes(values, text, origin)
     for change in sorted(changes, key=lambda change: change.start, reverse=True):
         text = _replaced(text, change)
     partial = params.with_name(f".{params.name}.partial")
@@ -63,7 +68,7 @@ def use(name: str, params: Path) -> list[Change]:
         load(partial)
     except ParamsError as error:
         faults = "\n".join(f"  {fault.key}: {fault.text}" for fault in error.problems)
-        raise ProfileError(f"{profile} does not make a sound file of {params}:\n{faults}") from None
+        raise ProfileError(f"{origin} does not make a sound file of {params}:\n{faults}") from None
     else:
         if changes:
             partial.replace(params)

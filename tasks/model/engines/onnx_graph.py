@@ -39,8 +39,8 @@ class Graph:
         """What one token's keys and values take in all layers."""
         import numpy
 
-        return (
-            sum(heads * width for heads, width in self._shapes) * numpy.dtype(self._type).itemsize
+        return sum(int(heads * width) for heads, width in self._shapes) * int(
+            numpy.dtype(self._type).itemsize
         )
 
     def buffers(self, rows: int, columns: int) -> list[Any]:
