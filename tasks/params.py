@@ -249,7 +249,7 @@ class Gates(Section):
 class Evaluate(Section):
     task: Literal["auto", "classification", "structured", "generation"]
     primary: str
-    engine: Literal["onnx", "transformers", "vllm"]
+    engine: Literal["onnx", "genai", "transformers", "vllm"]
     max_new_tokens: Count
     confidence: Annotated[float, Field(gt=0, lt=1)]
     regression_rows: Count
@@ -776,8 +776,9 @@ def _check_prompts(values: Mapping[str, Any]) -> Iterator[tuple[Loc, str]]:
 
 
 def _check_engine(values: Mapping[str, Any]) -> Iterator[tuple[Loc, str]]:
-    if values["evaluate"]["engine"] == "onnx" and values["merge"]["onnx"] is False:
-        yield ("evaluate", "engine"), "is onnx, but merge.onnx is false; say transformers"
+    engine = values["evaluate"]["engine"]
+    if engine in ("onnx", "genai") and values["merge"]["onnx"] is False:
+        yield ("evaluate", "engine"), f"is {engine}, but merge.onnx is false; say transformers"
 
 
 def _check_judge(values: Mapping[str, Any]) -> Iterator[tuple[Loc, str]]:
