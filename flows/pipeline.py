@@ -179,13 +179,33 @@ def _publish() -> None:
 
     try:
         result = results.read()
+        run = results.mlflow_run(str(results.VERDICT))
+        links = _links(run)
+        for key, (text, address) in links.items():
+            create_link_artifact(key=key, link=address, link_text=text)
         create_table_artifact(key="results", table=result.rows(), description="value [low, high]")
-        create_markdown_artifact(key="verdict", markdown=result.markdown())
-        if results.REPORT.is_file():
-            page = results.REPORT.resolve().as_uri()
-            create_link_artifact(key="report", link=page, link_text="The report, on this machine")
-        link = results.mlflow_run(str(results.VERDICT))
-        if link is not None:
-            create_link_artifact(key="mlflow-run", link=link, link_text="The evaluation in MLflow")
+        shown = result.markdown(dict(links.values()))
+        create_markdown_artifact(key="verdict", markdown=shown)
     except Exception as error:
         say("prefect", f"the result is not shown there ({error}); `tunetrail report` shows it")
+
+
+def _links(run: str | None) -> dict[str, tuple[str, str]]:
+    """Where report and model card are: what a link says and its address, by key.
+
+    Args:
+        run: the page of the evaluation's run in MLflow.
+    """
+    found = {}
+    for key, path, text in (
+        ("report", results.REPORT, "The report"),
+        ("model-card", results.CARD, "The model card"),
+    ):
+        if path.is_file():
+            found[key] = (f"{text}, on this machine", path.resolve().as_uri())
+        if run is not None:
+            address = f"{run}/artifacts/report/{path.name}"
+            found[f"{key}-in-mlflow"] = (f"{text} in MLflow, with costs", address)
+    if run is not None:
+        found["mlflow-run"] = ("The evaluation in MLflow", run)
+    return found

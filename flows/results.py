@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from tasks.evaluation import conclusions, markdown
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -14,14 +17,14 @@ if TYPE_CHECKING:
 METRICS = Path("models/evaluate.metrics.json")
 VERDICT = Path("models/verdict.json")
 REPORT = Path("models/report/index.html")
+CARD = Path("models/report/README.md")
 LOCAL_UI = "http://127.0.0.1:5000"
 PROVENANCE = Path("models/provenance.json")
 
-CONTAMINATION = "contaminated_share"
-UNKNOWN = {"value": None, "low": None, "high": None}
-
-WIDE = 110
-"""Columns of a console that four candidates with their intervals fit on."""
+MOST_METRICS = 4
+"""Columns of the table; the report has every metric."""
+WIDE = 140
+"""Columns of a console that so many metrics with their intervals fit on."""
 
 
 class NoResults(Exception):
@@ -30,91 +33,116 @@ class NoResults(Exception):
 
 @dataclass(frozen=True)
 class Results:
-    """Scores as {candidate: {split: {metric: {"value", "low", "high"}}}}, and the verdict."""
+    """What models/evaluate.metrics.json and models/verdict.json hold, and how sure intervals are."""
 
-    scores: dict[str, dict[str, dict[str, dict[str, float | None]]]]
+    document: dict[str, Any]
     verdict: dict[str, Any]
+    confidence: float
 
     @property
     def passed(self) -> bool:
         return bool(self.verdict["verdict"] == "pass")
 
+    @property
+    def candidates(self) -> dict[str, Any]:
+        """Scores as {candidate: {split: {metric: {"value", "low", "high"}}}}."""
+        return self.document["candidates"]  # type: ignore[no-any-return]
+
     def splits(self) -> list[str]:
-        return _once(split for of in self.scores.values() for split in of)
+        return _once(split for of in self.candidates.values() for split in of if of[split])
 
     def metrics(self, split: str) -> list[str]:
-        return _once(metric for of in self.scores.values() for metric in of.get(split, {}))
+        """The metrics of the table: the primary one first, then those with a gate."""
+        return conclusions.shown_metrics(
+            self.document, self.verdict["gates"], split, MOST_METRICS
+        )
+
+    def asked(self, split: str) -> list[str]:
+        """The candidates that answered the rows of a split."""
+        return [name for name, of in self.candidates.items() if of.get(split)]
 
     def cell(self, candidate: str, split: str, metric: str, separator: str = " ") -> str:
         """A score with its interval; empty where a candidate has none."""
-        score = self.scores[candidate].get(split, {}).get(metric)
+        score = self.candidates[candidate].get(split, {}).get(metric)
         if score is None:
             return ""
         if score["value"] is None:
             return "not judged"
+        value = conclusions.number(score["value"])
         if score["low"] is None or score["high"] is None:
-            return f"{score['value']:.3f}"
-        return f"{score['value']:.3f}{separator}[{score['low']:.3f}, {score['high']:.3f}]"
+            return value
+        low, high = conclusions.number(score["low"]), conclusions.number(score["high"])
+        return f"{value}{separator}[{low}, {high}]"
 
     def rows(self) -> list[dict[str, str]]:
-        """A row for each split and metric, with a column for each candidate."""
+        """A row for each split and candidate, with a column for each metric of any split."""
+        metrics = _once(metric for split in self.splits() for metric in self.metrics(split))
         return [
             {
                 "split": split,
-                "metric": metric,
-                **{name: self.cell(name, split, metric) for name in self.scores},
+                "candidate": name,
+                **{metric: self.cell(name, split, metric) for metric in metrics},
             }
             for split in self.splits()
-            for metric in self.metrics(split)
+            for name in self.asked(split)
         ]
 
     def gates(self) -> list[str]:
         return [
-            f"{'holds' if gate['passed'] else 'fails'}  {gate['metric']} on {gate['split']}: "
-            f"{gate['why']}"
+            f"{'holds' if gate['passed'] else 'fails'}  {conclusions.gate_name(gate)} on "
+            f"{gate['split']}: {gate['why']}"
             for gate in self.verdict["gates"]
         ]
 
     def headline(self) -> str:
         return f"verdict on {self.verdict['candidate']}: {self.verdict['verdict']}"
 
-    def reservation(self) -> str:
-        """How far the verdict is to be believed: a score on rows that were trained on says little."""
-        share = self.verdict.get(CONTAMINATION) or UNKNOWN
-        if share["value"] is None:
-            return "whether the test's rows stand in the training data was not judged"
-        return (
-            f"{share['value']:.1%} of the test's rows that can be judged stand in the training data "
-            f"({CONTAMINATION} {share['value']:.3f} [{share['low']:.3f}, {share['high']:.3f}])"
-        )
+    def answers(self) -> list[conclusions.Answer]:
+        """What a reviewer asks, answered."""
+        contaminated = self.verdict["contaminated_share"]
+        return [
+            *conclusions.headline(self.document, self.confidence),
+            *conclusions.reservations(self.document, contaminated, self.confidence),
+        ]
 
-    def markdown(self) -> str:
-        """The verdict, its gates and where to look, for Prefect's page of the run."""
-        lines = [f"## {self.headline()}", "", self.reservation(), ""]
-        lines += [f"- {gate}" for gate in self.gates()]
-        lines += ["", *(f"- {what}: {where}" for what, where in where_to_look())]
+    def markdown(self, links: Mapping[str, str]) -> str:
+        """The verdict, why, and where to look, for Prefect's page of the run.
+
+        Args:
+            links: addresses by what they lead to.
+        """
+        lines = [f"## {markdown.escape(self.headline())}", ""]
+        for answer in self.answers():
+            text = markdown.escape(answer.text)
+            lines += [f"{answer.question} **{markdown.escape(answer.short)}.** {text}", ""]
+        lines += [f"- {markdown.escape(gate)}" for gate in self.gates()]
+        lines += ["", *(f"- {markdown.escape(what)}: <{where}>" for what, where in links.items())]
+        lines += [f"- {what}: {where}" for what, where in where_to_look()]
         return "\n".join(lines) + "\n"
 
     def show(self, console: Console) -> None:
-        """Print a table a split, the candidates side by side, and what to look at next."""
+        """Print a table a split, a candidate a row, what follows from it, and where to look next."""
         from rich.table import Table
         from rich.text import Text
 
         separator = " " if console.width >= WIDE else "\n"
         for split in self.splits():
+            metrics = self.metrics(split)
             table = Table(title=split, title_justify="left", box=None, padding=(0, 2, 0, 0))
-            table.add_column("")
-            for candidate in self.scores:
-                table.add_column(candidate)
-            for metric in self.metrics(split):
-                cells = (self.cell(name, split, metric, separator) for name in self.scores)
-                table.add_row(metric, *map(Text, cells))
+            for column in ("", *metrics):
+                table.add_column(column)
+            for name in self.asked(split):
+                cells = (self.cell(name, split, metric, separator) for metric in metrics)
+                table.add_row(name, *map(Text, cells))
             console.print(table)
             console.print()
+        for answer in self.answers():
+            text = f"{answer.question} {answer.short}. {answer.text}"
+            console.print(Text(text), soft_wrap=True)
+        console.print()
         console.print(Text(self.headline(), style="green" if self.passed else "red"))
         for gate in self.gates():
-            console.print(Text(f"  {gate}"))
-        console.print(Text(f"  {self.reservation()}"), soft_wrap=True)
+            console.print(Text(f"  {gate}"), soft_wrap=True)
         console.print()
         for what, where in where_to_look():
             console.print(Text(f"{what + ':':<9}{where}"), soft_wrap=True)
@@ -129,9 +157,15 @@ def read() -> Results:
     for path in (METRICS, VERDICT):
         if not path.is_file():
             raise NoResults(f"{path} does not exist; `tunetrail run` makes it")
+    from tasks.params import load
+
+    document = json.loads(METRICS.read_text(encoding="utf-8"))
+    if "candidates" not in document:
+        raise NoResults(f"{METRICS} is of an earlier form; `tunetrail run evaluate` makes it anew")
     return Results(
-        scores=json.loads(METRICS.read_text(encoding="utf-8")),
+        document=document,
         verdict=json.loads(VERDICT.read_text(encoding="utf-8")),
+        confidence=load(Path("params.yaml")).evaluate.confidence,
     )
 
 
@@ -141,6 +175,7 @@ def where_to_look() -> list[tuple[str, str]]:
     there = f"Models at {uri}" if uri else "Models of `mlflow ui`"
     places = [
         ("report", f"open {REPORT}"),
+        ("card", f"{CARD}"),
         ("runs", uri or f"`mlflow ui`, then {LOCAL_UI}"),
     ]
     if PROVENANCE.is_file():

@@ -62,13 +62,23 @@ for out in map(Path, outs):
 """
 
 METRICS = """\
-{"base": {"test": {"exact_match": {"value": 0.1, "low": 0.05, "high": 0.18}}},
- "dpo": {"test": {"exact_match": {"value": 0.91, "low": 0.88, "high": 0.95}},
-         "hard_test": {"exact_match": {"value": 0.8, "low": null, "high": null}}}}
+{"task": "structured", "primary": "exact_match", "final": "dpo", "candidates":
+ {"base": {"test": {"exact_match": {"value": 0.1, "low": 0.05, "high": 0.18}}},
+  "dpo": {"test": {"exact_match": {"value": 0.91, "low": 0.88, "high": 0.95}},
+          "hard_test": {"exact_match": {"value": 0.8, "low": null, "high": null}}}},
+ "comparisons": {"simpler":
+   {"left": "dpo", "right": "base", "metric": "exact_match", "split": "test", "rows": 90,
+    "left_value": 0.91, "right_value": 0.1,
+    "difference": {"value": 0.81, "low": 0.75, "high": 0.88},
+    "left_only": 73, "right_only": 0, "p_value": 0.0, "resolvable": 0.1, "says": "better"},
+  "champion": null},
+ "forgetting": null}
 """
 
 VERDICT = """\
-{"candidate": "dpo", "verdict": "pass", "gates": [{"metric": "exact_match", "split": "test",
+{"candidate": "dpo", "verdict": "pass",
+ "contaminated_share": {"value": null, "low": null, "high": null},
+ "gates": [{"gate": "metric", "metric": "exact_match", "split": "test",
  "value": 0.91, "limit": 0.8, "passed": true, "why": "0.91 is at least 0.8"}]}
 """
 

@@ -179,7 +179,7 @@ class TestReport:
         results.VERDICT.write_text(json.dumps(verdict))
         shown = results.read().markdown({"The report": "file:///r"})
         assert "<script" not in shown
-        assert "](" not in shown
+        assert r"\[x\](http:/\/y)" in shown
         assert "- The report: <file:///r>" in shown
 
     def test_a_result_of_an_earlier_form(self, project: Path) -> None:

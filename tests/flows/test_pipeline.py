@@ -140,6 +140,7 @@ class TestUnderPrefect:
 
         results.REPORT.parent.mkdir(parents=True, exist_ok=True)
         results.REPORT.write_text("<html>")
+        results.CARD.write_text("# Model card")
         pipeline.run(None, force=False)
         wanted = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[newest_flow_run().id]))
         with get_client(sync_client=True) as client:
@@ -147,14 +148,15 @@ class TestUnderPrefect:
         rows = json.loads(found["results"].data)
         assert rows[0] == {
             "split": "test",
-            "metric": "exact_match",
-            "base": "0.100 [0.050, 0.180]",
-            "dpo": "0.910 [0.880, 0.950]",
+            "candidate": "base",
+            "exact_match": "0.100 [0.050, 0.180]",
         }
-        assert [row["split"] for row in rows] == ["test", "hard_test"]
+        assert [row["split"] for row in rows] == ["test", "test", "hard_test"]
         assert "verdict on dpo: pass" in found["verdict"].data
         assert "models/report/index.html" in found["verdict"].data
         assert found["report"].data.endswith("models/report/index.html)")
+        assert found["model-card"].data.endswith("models/report/README.md)")
+        assert "models/report/README.md>" in found["verdict"].data
         assert "mlflow-run" not in found  # nothing was recorded in MLflow
 
     def test_a_result_that_cannot_be_shown_fails_nothing(

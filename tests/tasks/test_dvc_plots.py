@@ -26,6 +26,10 @@ def drawn(root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any
     (folder / "models" / "curves").mkdir(parents=True)
     for name in ("cpt", "sft", "dpo"):
         (folder / "models" / "curves" / f"{name}.csv").write_text("step,loss\n1,2.5\n2,2.0\n")
+    (folder / "models" / "report" / "plots").mkdir(parents=True)
+    (folder / "models" / "report" / "plots" / "confusion.csv").write_text(
+        "actual,predicted\na,a\na,b\nb,b\n"
+    )
     command = [*dvc, "plots", "show", "--json"]
     shown = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
     found = json.loads(shown.stdout)
@@ -44,6 +48,7 @@ def test_every_plot_has_its_rows(drawn: dict[str, Any]) -> None:
         "cpt.csv": 2,
         "sft.csv": 2,
         "dpo.csv": 2,
+        "confusion.csv": 3,
     }
 
 
