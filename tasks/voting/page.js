@@ -74,7 +74,7 @@
   function fill(pair) {
     const { request, first, second } = payload.pairs[pair];
     const done = state.votes.length;
-    $("title").textContent = `${done + 1} of ${payload.pairs.length}: which answer is better?`;
+    $("title").textContent = `${done + 1} of ${payload.pairs.length}: which is better?`;
     $("progress").value = done;
     $("request").replaceChildren(...request.map(turn));
     write($("first"), first);

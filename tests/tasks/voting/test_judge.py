@@ -121,7 +121,7 @@ class TestBadEndpoints:
     def test_slow_also_when_it_sends_a_little_now_and_then(
         self, settings: Judge, chat_server: Any
     ) -> None:
-        chat_server.answer = lambda body: chat_server.hang_up.wait(20) and "" or ""
+        chat_server.answer = lambda body: (chat_server.hang_up.wait(20) and "") or ""
         slow = settings.model_copy(update={"timeout_seconds": 0.1, "concurrency": 5})
         began = time.monotonic()
         found, _ = asked(pairs(20), slow)
