@@ -1,40 +1,29 @@
-"""Score every candidate on the same rows and judge the last of them against the gates."""
+"""Score every candidate on the same rows, compare the last with the others, hold it to the gates."""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
-import math
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
-from tasks.evaluation import candidates, contamination, gates, preparation
+from tasks.evaluation import candidates, contamination, contest, gates, preparation, scoring
 from tasks.evaluation import curves as loss_curves
 from tasks.evaluation import report as reports
 from tasks.evaluation import rows as test_rows
-from tasks.evaluation.candidates import Answers, Prepared
-from tasks.evaluation.contamination import Contamination
-from tasks.evaluation.metrics import Answered, measure
-from tasks.evaluation.rows import SPLITS, Row
-from tasks.evaluation.statistics import Estimate
-from tasks.lineage import stage, tracking
+from tasks.evaluation.candidates import Answers, Exported
+from tasks.evaluation.contest import BASE, CHAMPION, FINAL, Contest, Material
+from tasks.evaluation.scoring import Scoring
+from tasks.lineage import champion, provenance, stage, tracking
 from tasks.lineage.compute import seed
-from tasks.lineage.console import log, progress, quiet
-from tasks.lineage.stage import Metrics, Out, StageError
-from tasks.model import chat
-from tasks.model.engines import Ids
-from tasks.params import Compute, Evaluate
+from tasks.lineage.console import log, quiet
+from tasks.lineage.stage import Metrics, Out
+from tasks.params import Compute, Evaluate, Validate
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
-
-FINAL = "dpo"
-COMPARED = 8
-"""Prompts on which the exported model is compared with the trained one."""
-Measured = dict[str, dict[str, dict[str, Estimate]]]
-"""By candidate, split and metric."""
+EXPORTED_ENGINES = ("onnx", "genai")
 
 
 def run(
@@ -48,12 +37,14 @@ def run(
     validate_metrics: Path,
     format_metrics: Path,
     curves: Path,
+    records: Path,
     report: Out,
     verdict: Out,
     evaluate: Evaluate,
+    validate: Validate,
     compute: Compute,
 ) -> Metrics:
-    """Ask base, cpt, sft and dpo the same questions; write report, predictions and verdict."""
+    """Ask every candidate the same questions; write report, predictions, slices and verdict."""
     seed(compute)
     quiet()
     rows = test_rows.read(data, evaluate.regression_rows)
@@ -61,44 +52,44 @@ def run(
     counted = {"ingest": ingest_metrics, "validate": validate_metrics, "format": format_metrics}
     made = preparation.read(data, counted)
     losses = loss_curves.read(curves)
-    tokenizer = chat.load_tokenizer(merged)  # no stage changes it
-    prepared = candidates.prepare(rows, tokenizer)
+    makers = provenance.behind([merged], provenance.read_records(records))
+    by = Scoring.of(rows, evaluate, validate.answer_schema, compute.seed)
+    log.info("task: %s, compared by %s", by.task, by.primary)
     tracking.log_input("test", data / "test.jsonl", "evaluation")
 
     with _workshop(report) as folder:
-        models = {"base": base, "cpt": cpt, "sft": folder / "sft", FINAL: merged}
-        _complete(base=cpt, adapter=sft, out=models["sft"])
-        served = onnx if (onnx / "genai_config.json").is_file() else None
-        answers = _answers(models, served, prepared, tokenizer, evaluate, compute, folder)
-    if served:
-        _compare_served(merged, answers[FINAL].probes, prepared, evaluate, compute)
-
-    measured = {
-        name: _measure(rows, given, contaminated, evaluate, compute)
-        for name, given in answers.items()
-    }
-    decided = gates.judge(FINAL, "test", measured[FINAL]["test"], evaluate.gates)
-    verdict.write_text(json.dumps(decided, indent=2) + "\n", encoding="utf-8")
-    reports.write(
-        report,
-        rows=rows,
-        texts={name: given.texts for name, given in answers.items()},
-        likelihoods={name: given.likelihoods for name, given in answers.items()},
-        measured=measured,
-        verdict=decided,
-        contaminated=contaminated,
-        preparation=made,
-        losses=losses,
-        confidence=evaluate.confidence,
-    )
-    tracking.log_artifact(report, "report")
-    _tell(measured, decided)
-    return measured
+        models = _models(base, cpt, sft, merged, onnx, evaluate, folder)
+        held = contest.hold(models, rows, _material(data), by, evaluate, compute.threads)
+        numbers = scoring.measured(rows, held.answers, contaminated, by)
+        document = scoring.document(rows, held.answers, numbers, FINAL, held.left_out, by)
+        decided = gates.judge(document, evaluate.gates)
+        verdict.write_text(json.dumps(decided, indent=2) + "\n", encoding="utf-8")
+        write = functools.partial(
+            reports.write,
+            rows=rows,
+            texts={name: given.texts for name, given in held.answers.items()},
+            likelihoods={name: given.likelihoods for name, given in held.answers.items()},
+            document=document,
+            slices=scoring.sliced(rows, held.answers, held.lengths, document, by),
+            verdict=decided,
+            contaminated=contaminated,
+            preparation=made,
+            losses=losses,
+            choices=held.choices,
+            records=makers,
+            confidence=evaluate.confidence,
+        )
+        write(report)
+        costs = _costs(held.answers, evaluate)
+        write(folder / "report", costs=costs)
+        _track(costs, held, folder / "report")
+    _tell(document, decided)
+    return document
 
 
 @contextlib.contextmanager
 def _workshop(report: Path) -> Iterator[Path]:
-    """A folder for models that only this stage needs, on the disk that holds the other models."""
+    """A folder for what only this stage needs, on the disk that holds the other models."""
     folder = report.with_name(".candidates.partial")
     shutil.rmtree(folder, ignore_errors=True)  # what a killed run left
     folder.mkdir(parents=True)
@@ -108,135 +99,78 @@ def _workshop(report: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _complete(base: Path, adapter: Path, out: Path) -> None:
+def _models(
+    base: Path, cpt: Path, sft: Path, merged: Path, onnx: Path, evaluate: Evaluate, folder: Path
+) -> dict[str, Exported]:
+    """A complete model for each candidate that is one, exported where the engine asks for that."""
     from tasks.model.merging import merge
 
-    log.info("making a complete model of %s and %s", base, adapter)
-    merge(base=base, adapter=adapter, out=out)
+    models = {BASE: Exported(base, None)}
+    if evaluate.champion:
+        found = champion.bring(evaluate.champion)
+        models[CHAMPION] = Exported(found.merged, found.onnx)
+    log.info("making a complete model of %s and %s", cpt, sft)
+    merge(base=cpt, adapter=sft, out=folder / "sft")
+    models |= {"cpt": Exported(cpt, None), "sft": Exported(folder / "sft", None)}
+    if evaluate.engine not in EXPORTED_ENGINES:
+        return {**models, FINAL: Exported(merged, None)}
+    return candidates.export({**models, FINAL: Exported(merged, onnx)}, onnx, folder)
 
 
-def _answers(
-    models: Mapping[str, Path],
-    served: Path | None,
-    prepared: Prepared,
-    tokenizer: PreTrainedTokenizerFast,
-    evaluate: Evaluate,
-    compute: Compute,
-    folder: Path,
-) -> dict[str, Answers]:
-    """The answers of every candidate; models of equal content are asked once."""
-    groups = {group[-1]: group for group in candidates.alike(models)}
-    for asked, group in groups.items():
-        for name in group[:-1]:
-            log.info("%s is the same model as %s, whose answers count for it", name, asked)
-    exported: dict[str, Path] = {}
-    if served:
-        others = {name: models[name] for name in groups if name != FINAL}
-        log.info("exporting %s to ONNX", ", ".join(others) or "nothing more")
-        exported = {**candidates.export(others, served, folder), FINAL: served}
-
-    answers: dict[str, Answers] = {}
-    done = 0
-    with progress("answering", total=2 * len(prepared.prompts) * len(groups)) as advance:
-        for asked, group in groups.items():
-
-            def on_done(rows: int, asked: str = asked) -> None:
-                nonlocal done
-                done += rows
-                advance(done, asked)
-
-            given = candidates.answer(
-                models[asked],
-                exported.get(asked),
-                prepared,
-                tokenizer,
-                evaluate.max_new_tokens,
-                compute.threads,
-                on_done,
-            )
-            _check_finite(asked, given)
-            for name in group:
-                answers[name] = given
-                timings = {f"{name}/{key}": value for key, value in given.timings.items()}
-                tracking.log_metrics(timings)
-    return {name: answers[name] for name in models}
-
-
-def _check_finite(name: str, answers: Answers) -> None:
-    for position, likelihood in enumerate(answers.likelihoods):
-        if not math.isfinite(likelihood.nll):
-            raise StageError(
-                f"{name} gives the expected answer of row {position + 1} a likelihood of "
-                f"{likelihood.nll}: its weights hold NaN or infinity; lower the learning rate of "
-                f"the stage that made it and run `dvc repro` again"
-            )
-
-
-def _compare_served(
-    merged: Path,
-    probes: Sequence[Ids],
-    prepared: Prepared,
-    evaluate: Evaluate,
-    compute: Compute,
-) -> None:
-    """Say so when the exported model does not answer as the trained one does."""
-    share = candidates.served_equals_trained(
-        merged,
-        probes[:COMPARED],
-        prepared.prompts[:COMPARED],
-        evaluate.max_new_tokens,
-        compute.threads,
+def _material(data: Path) -> Material:
+    return Material(
+        solved=test_rows.read_solved(data, "train"),
+        validation=test_rows.read_solved(data, "validation"),
+        passages=test_rows.read_passages(data),
     )
+
+
+def _costs(answers: Mapping[str, Answers], evaluate: Evaluate) -> dict[str, dict[str, float]]:
+    """Clock readings by candidate; with a price of the machine, what 1,000 requests cost that come
+    one after another."""
+    costs = {name: dict(given.timings) for name, given in answers.items()}
+    if evaluate.cost_per_hour is not None:
+        for told in costs.values():
+            hours = 1000 * told["seconds_per_request"] / 3600
+            told["cost_per_1000_requests"] = hours * evaluate.cost_per_hour
+    return costs
+
+
+def _track(costs: Mapping[str, Mapping[str, float]], held: Contest, report: Path) -> None:
+    """What goes to MLflow alone, since it differs from run to run (law 5)."""
+    for name, told in costs.items():
+        tracking.log_metrics({f"{name}/{key}": value for key, value in told.items()})
+    tracking.log_artifact(report, "report")
+    if (share := held.served_equals_trained) is None:
+        return
     tracking.log_metrics({"served_equals_trained": share})
     if share < 1:
         log.warning(
             "models/onnx answers only %.0f%% of %d prompts as models/merged does, token by token; "
             "see merge.onnx_precision, and merge.max_kl for how far apart they may be",
             100 * share,
-            len(probes[:COMPARED]),
+            candidates.COMPARED,
         )
     else:
-        log.info("models/onnx answers as models/merged does, token by token")
+        log.info("the final model is served as it was trained, token by token")
 
 
-def _measure(
-    rows: Sequence[Row],
-    answers: Answers,
-    contaminated: Mapping[str, Contamination],
-    evaluate: Evaluate,
-    compute: Compute,
-) -> dict[str, dict[str, Estimate]]:
-    """Metrics by split; none stands without the share of the split that was trained on."""
-    answered = [
-        (row, Answered(row.expected, text, likelihood.nll, likelihood.tokens))
-        for row, text, likelihood in zip(rows, answers.texts, answers.likelihoods, strict=True)
-    ]
-    measured = {
-        split: measure(
-            [given for row, given in answered if row.is_in(split)],
-            evaluate.confidence,
-            compute.seed,
-        )
-        for split in SPLITS
-    }
-    for split, metrics in measured.items():
-        if metrics:
-            metrics[contamination.METRIC] = contaminated[split].share(evaluate.confidence)
-    return measured
-
-
-def _tell(measured: Measured, verdict: gates.Verdict) -> None:
-    """A table of the test on the terminal, then the gates."""
-    metrics = list(measured[FINAL]["test"])
+def _tell(document: Mapping[str, Any], verdict: gates.Verdict) -> None:
+    """A table of the test on the terminal, then the comparisons and the gates."""
+    by_candidate = document["candidates"]
+    metrics = list(by_candidate[FINAL]["test"])
     width = max(map(len, metrics))
-    log.info("%s", " " * width + "".join(f"{name:>9}" for name in measured))
+    names = list(by_candidate)
+    log.info("%s", " " * width + "".join(f"{name:>15}" for name in names))
     for metric in metrics:
-        values = (splits["test"][metric]["value"] for splits in measured.values())
-        shown = ("-" if value is None else f"{value:.3f}" for value in values)
-        log.info("%s", f"{metric:<{width}}" + "".join(f"{value:>9}" for value in shown))
+        found = (by_candidate[name]["test"].get(metric, {}).get("value") for name in names)
+        shown = ("-" if value is None else f"{value:.3f}" for value in found)
+        log.info("%s", f"{metric:<{width}}" + "".join(f"{value:>15}" for value in shown))
+    for compared in filter(None, document["comparisons"].values()):
+        log.info("%s against %s: %s", compared["left"], compared["right"], compared["says"])
     for gate in verdict["gates"]:
         tell = log.info if gate["passed"] else log.warning
-        tell("gate %s: %s", gate["metric"], gate["why"])
+        tell("gate %s %s: %s", gate["gate"], gate["metric"], gate["why"])
     log.info("verdict: %s", verdict["verdict"])
 
 

@@ -38,6 +38,7 @@ MACHINERY = {
     "tasks/lineage/store.py": "finds MLflow",
     "tasks/lineage/git.py": "asks for the commit, for MLflow alone",
     "tasks/lineage/process.py": "locks and signals",
+    "tasks/lineage/champion.py": "brings a model whose every hash is pinned in params.yaml",
     "tasks/lineage/whole.py": "puts what a stage wrote in place",
 }
 LOCK = "requirements.lock"
