@@ -274,10 +274,8 @@ def judge(
 ) -> None:
     """Let a language model compare a version's answers; note it there."""
     from flows import judge as judgement
-    from tasks.lineage.console import setup
     from tasks.params import load
 
-    setup("judge")
     with _told():
         done = judgement.judge(version, load(Path("params.yaml")).judge, print)
     print(f"{version} is {done.result.answer}", *done.lines(), sep="\n")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import getpass
 import json
 import os
+import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -29,6 +31,10 @@ Tell = Callable[[str], None]
 
 KEPT = STATE / "judge"
 """Where replies wait until all are there, so that an interrupted run goes on where it stopped."""
+
+
+LINE_EVERY_SECONDS = 10.0
+"""Of progress, where no terminal shows a bar."""
 
 
 class NotKept(StageError):
@@ -91,14 +97,17 @@ def judge(reference: str, settings: Judge, tell: Tell, root: Path = Path()) -> J
             f"{settings.model}"
         )
         with _kept(subject, settings, drawn) as (known, keep):
-            done = len(known)
+            done, told = len(known), time.monotonic()
             with progress("judging", total=2 * len(drawn.pairs)) as advance:
 
                 def on_reply(reply: Reply) -> None:
-                    nonlocal done
+                    nonlocal done, told
                     done += 1
                     keep(reply)
                     advance(done, reply.better or "not judged")
+                    if not sys.stderr.isatty() and time.monotonic() - told >= LINE_EVERY_SECONDS:
+                        told = time.monotonic()
+                        tell(f"  {done} of {2 * len(drawn.pairs)} requests")
 
                 replies = judging.ask(
                     drawn.pairs, settings.rubric, settings, api_key, known, on_reply

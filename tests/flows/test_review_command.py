@@ -98,7 +98,7 @@ def test_a_page_tells_nothing(team: Any, candidate: str) -> None:
     """Neither names, nor rows, nor expected answers, nor an order that could be known."""
     _, key = exported(candidate, "--out", "page.html")
     text = Path("page.html").read_text()
-    for secret in ("dpo", "sft", "final", "expected", "s.jsonl"):
+    for secret in ("dpo", "sft", "final", '"expected"', "s.jsonl"):
         assert secret not in text
     assert len(key) == ROWS
     _, other = exported(candidate, "--out", "other.html")

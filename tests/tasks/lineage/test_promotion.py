@@ -22,6 +22,13 @@ from tasks.params import Promote
 pytest_plugins = ("work_trees", "promotable")
 
 NAME = "shipments"
+ASKED = Promote(
+    reproduced="identical",
+    votes=0,
+    min_win_rate=None,
+    judge_min_win_rate=None,
+    max_latency_p95_seconds=None,
+)
 
 
 def refused(team: Any, reference: str, **given: Any) -> list[str]:
@@ -120,7 +127,7 @@ class TestRefusals:
         reference = team.candidate()
         team.reproduce(reference, answer="different", identity="0" * 64)
         uploaded(team, reference, "merged/config.json").write_text("{}")
-        asked = Promote(reproduced="equivalent", votes=2)
+        asked = ASKED.model_copy(update={"reproduced": "equivalent", "votes": 2})
         told = refused(team, reference, settings=asked, reviewer="")
         assert [line.partition(";")[0][:60] for line in told] == [
             "verify signature: signed for other files than lie here",
@@ -129,7 +136,7 @@ class TestRefusals:
             "verify provenance: changed: merged/config.json",
             "reproduce answered different, and promote.reproduced asks fo",
             f"reproduce compared another version, with identity {'0' * 10}",
-            "promote.votes asks for 2 votes, and Tunetrail cannot collect",
+            "gate votes/count: 0 votes of people against a candidate that",
             "nobody is named as reviewer",
         ]
         assert all(";" in line for line in told)
@@ -192,7 +199,7 @@ class TestRefusals:
         team.reproduce(reference, answer="equivalent")
         (told,) = refused(team, reference)
         assert told.startswith("reproduce answered equivalent, and promote.reproduced asks for ide")
-        asked = Promote(reproduced="equivalent", votes=0)
+        asked = ASKED.model_copy(update={"reproduced": "equivalent"})
         assert team.promote(reference, settings=asked).made
 
     def test_the_author(self, team) -> None:
@@ -483,7 +490,7 @@ def test_two_promotions_at_once_give_one_champion(team) -> None:
     """Each saw the other's absence; MLflow takes one entry, and the other is judged again."""
     first, second = team.candidate(), team.candidate()
     team.pass_time()
-    asked = Promote(reproduced="identical", votes=0)
+    asked = ASKED
     outcomes: list[Any] = []
 
     def attempt(reference: str) -> None:
