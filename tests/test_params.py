@@ -449,7 +449,11 @@ def test_a_fault_found_elsewhere_is_told_the_same_way(
             "is 'champion', must be the 64 hex digits of a version's identity; the version's tag",
         ),
         ("  onnx: true", "  onnx: false", "is onnx, but merge.onnx is false; say transformers"),
-        ("  engine: onnx", "  engine: vlm", "is 'vlm', must be 'onnx', 'genai', 'transformers' or 'vllm'"),
+        (
+            "  engine: onnx",
+            "  engine: vlm",
+            "is 'vlm', must be 'onnx', 'genai', 'transformers' or 'vllm'",
+        ),
         (
             "simpler: {require: not_worse, margin: 0.1}",
             "simpler: {require: not_worse, margin: -0.1}",
