@@ -71,7 +71,7 @@ def test_a_judge_speaks_and_promotion_listens(team: Any, candidate: str, endpoin
     assert shown.exit_code == DONE, shown.output
     assert f"{candidate}: dpo against base, 12 pairs of 12 test rows (0 with the" in shown.output
     assert f"{candidate} is judged\n  dpo wins 12, loses 0, ties 0 against base\n" in shown.output
-    assert "  win rate 1.000 (0.757 to 1.000), ties counted half\n" in shown.output
+    assert "  win rate 1.000 (0.758 to 1.000), ties counted half\n" in shown.output
     assert "  the rubric was fixed before training\n" in shown.output
 
     (said,) = judged(team, candidate)
@@ -85,7 +85,7 @@ def test_a_judge_speaks_and_promotion_listens(team: Any, candidate: str, endpoin
     } == shown_texts
     tags = team.version(candidate).tags
     assert tags["judge"] == "judged"
-    assert tags["judge.win_rate"] == "1.000 (0.757 to 1.000)"
+    assert tags["judge.win_rate"] == "1.000 (0.758 to 1.000)"
     assert tags["judge.rubric_fixed_before_training"] == "yes"
     assert tunetrail("verify", candidate).exit_code == DONE  # what came later breaks no signature
 
@@ -95,7 +95,7 @@ def test_a_judge_speaks_and_promotion_listens(team: Any, candidate: str, endpoin
         "  holds  gate judge/win_rate: a win rate of 1.000 against base, whose interval begins at"
     )
     assert line in done.output
-    assert "  noted  judge: win rate 1.000 (0.757 to 1.000) against base, by m at " in done.output
+    assert "  noted  judge: win rate 1.000 (0.758 to 1.000) against base, by m at " in done.output
     kept = team.record().champion.document["evidence"]
     assert [gate["metric"] for gate in kept["gates"]] == ["win_rate"]
     assert kept["opinions"] == [hashes.sha256_json(said)]
@@ -107,27 +107,20 @@ def test_a_judge_speaks_and_promotion_listens(team: Any, candidate: str, endpoin
     ]
 
 
-@pytest.mark.parametrize(
-    ("rubric", "fixed", "why"),
-    [
-        ("another", "no", "its rubric is younger than its weights; train a version with that"),
-        (None, "unknown", "no run tells whether its rubric was fixed before training; train a"),
-    ],
-)
-def test_a_rubric_that_was_not_fixed(
-    team: Any, candidate: str, endpoint: Any, rubric: str | None, fixed: str, why: str
-) -> None:
-    if rubric:
-        trained_with(team, rubric)
-        trained_with(team, load(Path("params.yaml")).judge.rubric)  # again, to look as if
-    assert tunetrail("judge", candidate).exit_code == DONE
-    assert judged(team, candidate)[0]["fixed_before_training"] == fixed
+def test_a_rubric_that_was_not_fixed(team: Any, candidate: str, endpoint: Any) -> None:
     set_values("promote", judge_min_win_rate=0.5)
+    assert tunetrail("judge", candidate).exit_code == DONE
     refused = tunetrail("promote", candidate, "--yes", "--reviewer", "grace")
-    assert f"gate judge/win_rate: {why}" in refused.stderr
+    assert "gate judge/win_rate: no run tells whether its rubric was fixed before" in refused.stderr
+    trained_with(team, "another")
+    trained_with(team, load(Path("params.yaml")).judge.rubric)  # again, to look as if
+    assert tunetrail("judge", candidate).exit_code == DONE
+    fixed = [said["fixed_before_training"] for said in judged(team, candidate)]
+    assert sorted(fixed) == ["no", "unknown"]
 
 
 def test_what_is_refused(team: Any, candidate: str, endpoint: Any) -> None:
+    rubric = load(Path("params.yaml")).judge.rubric
     set_values("judge", rubric="The longer answer is better.")
     shown = tunetrail("judge", candidate)
     assert shown.exit_code == MISUSE
@@ -137,17 +130,14 @@ def test_what_is_refused(team: Any, candidate: str, endpoint: Any) -> None:
     set_values("judge", endpoint=endpoint.endpoint, api_key_env="NO_SUCH_KEY")
     assert "names NO_SUCH_KEY, which is not set" in tunetrail("judge", candidate).stderr
     assert tunetrail("judge", "shipments-candidates@9").exit_code == MISUSE
-    assert endpoint.bodies == []
-    assert judged(team, candidate) == []
-
-
-def test_nothing_is_asked_of_what_was_altered(team: Any, candidate: str, endpoint: Any) -> None:
+    set_values("judge", api_key_env=None, rubric=rubric)
     (file,) = Path("mlruns").glob("*/*/artifacts/report/predictions.jsonl")
     file.write_text(file.read_text().replace("wrong", "worse"))
     shown = tunetrail("judge", candidate)
     assert shown.exit_code == GATE
     assert "what was not signed is not worth comparing" in shown.stderr
     assert endpoint.bodies == []
+    assert judged(team, candidate) == []
 
 
 def test_down_is_noted_and_asked_again(team: Any, candidate: str, endpoint: Any) -> None:
@@ -174,17 +164,13 @@ def test_down_is_noted_and_asked_again(team: Any, candidate: str, endpoint: Any)
     assert [said["answer"] for said in judged(team, candidate)] == ["not judged", "judged"]
     assert list(judging.KEPT.iterdir()) == []
 
-
-def test_an_opinion_of_nobody_does_not_count(team: Any, candidate: str, endpoint: Any) -> None:
-    assert tunetrail("judge", candidate).exit_code == DONE
-    (file,) = Path("mlruns").glob("*/*/artifacts/opinions/judgement-*.json")
-    document = json.loads(file.read_text())
-    file.write_text(json.dumps({**document, "won": 1000}))
-    file.with_name("judgement-0.json").write_text("[]")
+    files = sorted(Path("mlruns").glob("*/*/artifacts/opinions/judgement-*.json"))
+    for file in files:
+        file.write_text(json.dumps({**json.loads(file.read_text()), "won": 1000}))
+    files[0].with_name("judgement-0.json").write_text("[]")
     said = opinions.read(team.client, team.version(candidate), Path())
     assert said.judgements == []
-    assert [line.partition(": ")[2].split(" ")[0] for line in said.untrusted] == ["not", "not"]
-    assert "not written by Tunetrail" in said.untrusted[0]
-    assert "it was edited" in said.untrusted[1]
+    assert ["it was edited" in line for line in said.untrusted] == [False, True, True]
+    assert said.untrusted[0] == "judgement-0.json: not written by Tunetrail"
     shown = tunetrail("promote", candidate, "--yes", "--reviewer", "grace")
     assert "  noted  not counted: judgement-" in shown.output

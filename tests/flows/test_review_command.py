@@ -13,8 +13,8 @@ from ruamel.yaml import YAML
 from typer.testing import CliRunner
 
 from flows import review
-from flows.cli import DONE, GATE, MISUSE, app
-from tasks.lineage import opinions
+from flows.cli import DONE, MISUSE, app
+from tasks.lineage import hashes
 from tasks.voting import page
 
 pytest_plugins = ("work_trees", "promotable", "answered")
@@ -59,6 +59,15 @@ def for_final(key: dict[str, dict[str, str]]) -> dict[str, str]:
     }
 
 
+def link_evaluate(team: Any, latency: float) -> None:
+    """The run of evaluate, as the courier delivers it late."""
+    run = team.client.create_run("0").info.run_id
+    digest = hashes.dvc_md5(Path("models/verdict.json"))
+    team.client.set_tag(run, "out:models/verdict.json", digest)
+    team.client.log_metric(run, "dpo/latency_p95_seconds", latency)
+    team.client.set_model_version_tag("shipments-candidates", "1", "run:evaluate", run)
+
+
 def test_from_page_to_promotion(team: Any, candidate: str) -> None:
     set_promote(votes=20, min_win_rate=0.5)
     refused = tunetrail("promote", candidate, "--yes", "--reviewer", "grace")
@@ -71,6 +80,7 @@ def test_from_page_to_promotion(team: Any, candidate: str) -> None:
 
     export, key = exported(candidate, "--rows", "10", "--out", "page.html")
     assert len(key) == 10
+    (review.KEYS / f"{export}.json").unlink()  # another person imports
     votes_file("bob.json", export, for_final(key), "Bob <bob@example.com>")
     split = {number: side if int(number) < 6 else "tie" for number, side in for_final(key).items()}
     votes_file("eve.json", export, split, "eve")
@@ -87,11 +97,16 @@ def test_from_page_to_promotion(team: Any, candidate: str) -> None:
     assert (tags["votes"], tags["votes.people"], tags["votes.against"]) == ("20", "2", "base")
     assert tags["votes.win_rate"] == "0.900 (0.596 to 0.982)"
     assert tunetrail("verify", candidate).exit_code == DONE
+    set_promote(max_latency_p95_seconds=0.5)
+    refused = tunetrail("promote", candidate, "--yes", "--reviewer", "grace")
+    assert "latency/p95_seconds: the run of evaluate has no latency_p95_seconds;" in refused.stderr
+    link_evaluate(team, latency=0.2)
     done = tunetrail("promote", candidate, "--yes", "--reviewer", "grace")
     assert done.exit_code == DONE, done.output
+    assert "  holds  gate latency/p95_seconds: 95% of its answers came within 0.2 s" in done.output
     assert "  holds  gate votes/count: 20 votes of people against base are enough\n" in done.output
     evidence = team.record().champion.document["evidence"]
-    assert (len(evidence["gates"]), len(evidence["opinions"])) == (2, 2)
+    assert (len(evidence["gates"]), len(evidence["opinions"])) == (3, 2)
 
 
 def test_a_page_tells_nothing(team: Any, candidate: str) -> None:
@@ -108,9 +123,6 @@ def test_a_page_tells_nothing(team: Any, candidate: str) -> None:
     assert payload is not None
     assert len(json.loads(payload[1])["pairs"]) == ROWS  # what a model wrote has closed nothing
     assert "<img" not in text
-
-
-def test_another_candidate_does_not_count_for_promotion(team: Any, candidate: str) -> None:
     shown = tunetrail("review", "export", candidate, "--against", "sft")
     assert "dpo and sft say the same on all 12 rows of the test" in shown.stderr
     shown = tunetrail("review", "export", candidate, "--against", "nobody")
@@ -128,13 +140,12 @@ class TestRefusals:
         assert shown.exit_code == MISUSE
         return str(shown.output)
 
-    def test_another_export(self, made: Any) -> None:
-        votes_file("v.json", "0" * 64, for_final(made[1]), "bob")
+    def test_what_does_not_count(self, made: Any) -> None:
+        export, key = made
+        votes_file("v.json", "0" * 64, for_final(key), "bob")
         said = self.refused("v.json")
         assert "refused: v.json: votes on another export, 000000000000: none of the 1 pages" in said
 
-    def test_altered(self, made: Any) -> None:
-        export, key = made
         votes_file("v.json", export, for_final(key), "bob")
         text = Path("v.json").read_text()
         Path("v.json").write_text(text.replace('"bob"', '"eve"'))
@@ -148,8 +159,6 @@ class TestRefusals:
             assert "v.json: not a votes file" in self.refused("v.json")
         assert "cannot be read" in self.refused("no-such-file.json")
 
-    def test_nobody_and_the_author(self, made: Any) -> None:
-        export, key = made
         votes_file("v.json", export, for_final(key), " ")
         assert "v.json: names nobody" in self.refused("v.json")
         votes_file("v.json", export, {}, "bob")
@@ -174,30 +183,13 @@ class TestRefusals:
         votes_file("three.json", another, for_final(other_key), "bob")
         assert "has voted on 3 of these pairs already" in self.refused("three.json")
 
-    def test_a_key_that_was_edited(self, team: Any, candidate: str, made: Any) -> None:
-        export, key = made
-        (kept,) = Path("mlruns").glob("*/*/artifacts/opinions/export-*.json")
+        (kept,) = [
+            file
+            for file in Path("mlruns").glob("*/*/artifacts/opinions/export-*.json")
+            if json.loads(file.read_text())["export"] == export
+        ]
         kept.unlink()
         local = review.KEYS / f"{export}.json"
         local.write_text(local.read_text().replace('"first": "other"', '"first": "final"'))
-        votes_file("v.json", export, for_final(key), "bob")
+        votes_file("v.json", export, for_final(key), "fay")
         assert "it was edited" in self.refused("v.json")
-
-
-def test_another_person_can_import(team: Any, candidate: str) -> None:
-    export, key = exported(candidate, "--out", "page.html")
-    (review.KEYS / f"{export}.json").unlink()
-    votes_file("v.json", export, for_final(key), "bob")
-    assert tunetrail("review", "import", "v.json").exit_code == DONE
-    said = opinions.read(team.client, team.version(candidate), Path())
-    assert (len(said.exports), len(said.votes)) == (1, 1)
-
-
-def test_latency_is_gated_by_the_run_of_evaluate(team: Any, candidate: str) -> None:
-    set_promote(max_latency_p95_seconds=0.5)
-    refused = tunetrail("promote", candidate, "--yes", "--reviewer", "grace")
-    assert refused.exit_code == GATE
-    why = (
-        "gate latency/p95_seconds: the run of evaluate has no latency_p95_seconds; `tunetrail sync`"
-    )
-    assert why in refused.stderr
