@@ -64,14 +64,13 @@ def bring(identity: str, place: Path = PLACE) -> Champion:
         return Champion(folder)
     troubles = []
     for source in (_from_cache, _from_mlflow):
+        whole.recover(folder)  # from a process that was killed
         partial = whole.partial(folder)
-        whole.remove(partial)
         partial.mkdir(parents=True)
         try:
             source(identity, partial)
             if not _whole(partial, identity):
                 raise _NotThere("its files there are not those that were recorded")
-            whole.recover(folder)
             whole.put(partial, folder)
         except _NotThere as error:
             troubles.append(str(error))

@@ -11,14 +11,16 @@ import pytest
 from prepared_data import contamination, write_metrics, write_plots
 
 from tasks import evaluate
+from tasks.evaluation.candidates import Answers
 from tasks.evaluation.rows import SPLITS
+from tasks.lineage import champion
 from tasks.lineage.console import log
 from tasks.lineage.hashes import manifest
 from tasks.lineage.stage import StageError
-from tasks.model import adapter, engines
-from tasks.params import Compute, Evaluate, Params
+from tasks.model import adapter
+from tasks.params import Compute, Evaluate, Gates, Params, Retrieval
 
-CANDIDATES = ["base", "cpt", "sft", "dpo"]
+CANDIDATES = ["base", "base_few_shot", "base_retrieval", "classical", "cpt", "sft", "dpo"]
 TEST_ROWS, REGRESSION_ROWS = 8, 3
 
 
@@ -41,22 +43,45 @@ def data(tmp_path: Path) -> Path:
     stated = contamination({split: len(found) for split, found in rows.items()}, {"test": 2})
     (folder / "contamination.json").write_text(json.dumps(stated))
     write_plots(folder)
+    solved = [chat(n, json.dumps({"category": "ab"[n % 2]})) for n in range(100, 112)]
+    for split, found in (("train", solved[:9]), ("validation", solved[9:])):
+        text = "".join(json.dumps(row) + "\n" for row in found)
+        (folder / f"{split}.jsonl").write_text(text)
+    (folder / "corpus.jsonl").write_text(json.dumps({"text": "Trucks\n\ntruck 3 is late"}) + "\n")
     return folder
 
 
 @pytest.fixture()
 def rest(
-    data: Path, curves: Path, settings: Evaluate, compute: Compute, tmp_path: Path
+    data: Path,
+    curves: Path,
+    settings: Evaluate,
+    params: Params,
+    compute: Compute,
+    models: dict[str, Path],
+    tmp_path: Path,
 ) -> dict[str, Any]:
     """What `run` takes beside models and outputs."""
     counted = write_metrics(tmp_path)
+    records = tmp_path / "records"
+    write_record(records, models["merged"])
     return {
         "data": data,
         **{f"{stage}_metrics": path for stage, path in counted.items()},
         "curves": curves,
+        "records": records,
         "evaluate": settings,
+        "validate": params.validate_.model_copy(update={"answer_schema": None}),
         "compute": compute,
     }
+
+
+def write_record(records: Path, merged: Path) -> None:
+    """What the stage runner records of the stage that made the model."""
+    output = {"md5": "0" * 32, "sha256": "0" * 64}
+    made = {"stage": "merge", "params": {}, "inputs": {}, "outputs": {merged.as_posix(): output}}
+    records.mkdir(exist_ok=True)
+    (records / "merge.json").write_text(json.dumps(made))
 
 
 @pytest.fixture()
@@ -96,11 +121,22 @@ def models(lively_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict
 
 @pytest.fixture()
 def settings(params: Params) -> Evaluate:
+    against = {"require": "not_worse", "margin": 1.0}
+    gates = {
+        "metrics": {"json_valid": 0.0, "category_accuracy": 0.9},
+        "simpler": against,
+        "champion": against,
+        "forgetting": {"max_perplexity_ratio": 1e9, "max_following_drop": None},
+    }
     return params.evaluate.model_copy(
         update={
+            "engine": "transformers",
             "max_new_tokens": 6,
             "regression_rows": REGRESSION_ROWS,
-            "gates": {"json_valid": 0.0, "category_accuracy": 0.9},
+            "prompts": [None, "Say it in JSON: {question}"],
+            "few_shot": 2,
+            "retrieval": Retrieval.model_validate({"rows": 1, "from": "train"}),
+            "gates": Gates.model_validate(gates),
         }
     )
 
@@ -116,9 +152,9 @@ def run(folder: Path, models: dict[str, Path], **others: Any) -> dict[str, Any]:
     metrics = evaluate.run(
         **models, report=folder / "report", verdict=folder / "verdict.json", **others
     )
-    json.dumps(metrics, allow_nan=False)
+    written: dict[str, Any] = json.loads(json.dumps(metrics, allow_nan=False))
     assert sorted(path.name for path in folder.iterdir()) == ["report", "verdict.json"]
-    return dict(metrics)
+    return written
 
 
 def test_transformers_alone(
@@ -132,39 +168,43 @@ def test_transformers_alone(
     assert run(tmp_path / "two", models, **rest) == metrics
     assert manifest(tmp_path / "one") == manifest(tmp_path / "two")
 
-    assert list(metrics) == CANDIDATES
-    for splits in metrics.values():
+    assert (metrics["task"], metrics["primary"]) == ("structured", "exact_match")
+    assert (metrics["final"], metrics["left_out"]) == ("dpo", {})
+    measured = metrics["candidates"]
+    assert list(measured) == CANDIDATES
+    for name, splits in measured.items():
         assert list(splits) == ["test", "hard_test", "regression"]
-        assert list(splits["test"]) == [
-            "category_accuracy",
-            "json_valid",
-            "exact_match",
-            "perplexity",
-            "contaminated_share",
-        ]
-        assert list(splits["regression"]) == [
-            "json_valid",
-            "exact_match",
-            "perplexity",
-            "contaminated_share",
-        ]
-        shares = [estimates.pop("contaminated_share") for estimates in splits.values()]
-        assert [share["value"] for share in shares] == [2 / TEST_ROWS, None, None]
+        shares = [found.pop("contaminated_share", None) for found in splits.values()]
+        assert shares[0]["value"] == 2 / TEST_ROWS
+        asked = ["category_accuracy", "json_valid", "exact_match"]
+        test_only = name in ("base_few_shot", "base_retrieval", "classical")
+        assert list(splits["test"]) == asked if test_only else [*asked, "perplexity"]
+        assert (splits["regression"] == {}) == test_only
         for estimates in splits.values():
             for estimate in estimates.values():
                 assert estimate["low"] <= estimate["value"] <= estimate["high"]
-    assert metrics["cpt"] == metrics["sft"]
-    assert metrics["base"] != metrics["cpt"] != metrics["dpo"]
-    assert "cpt is the same model as sft, whose answers count for it" in caplog.text
-    assert "gate category_accuracy: 0 is below 0.9" in caplog.text
+    assert list(measured["dpo"]["regression"])[-1] == "perplexity"
+    assert measured["cpt"] == measured["sft"]
+    assert measured["base"] != measured["cpt"] != measured["dpo"]
+    assert measured["classical"]["test"]["exact_match"]["value"] == 0.5  # numbers tell nothing
+    simpler = metrics["comparisons"]["simpler"]
+    assert (simpler["left"], simpler["right"], simpler["rows"]) == ("dpo", "classical", TEST_ROWS)
+    assert metrics["comparisons"]["champion"] is None
+    assert metrics["forgetting"]["rows"] == REGRESSION_ROWS
+    assert "cpt and sft are one model, which is asked once" in caplog.text
+    assert "gate metric category_accuracy: 0 is below 0.9" in caplog.text
 
     verdict = json.loads((tmp_path / "one" / "verdict.json").read_text())
     assert (verdict["candidate"], verdict["verdict"]) == ("dpo", "fail")
-    assert [gate["passed"] for gate in verdict["gates"]] == [True, False]
+    assert [gate["passed"] for gate in verdict["gates"]] == [True, False, True, True]
     assert verdict["contaminated_share"]["value"] == 2 / TEST_ROWS
-    predictions = (tmp_path / "one" / "report" / "predictions.jsonl").read_text().splitlines()
+    report = tmp_path / "one" / "report"
+    predictions = [json.loads(line) for line in (report / "predictions.jsonl").open()]
     assert len(predictions) == TEST_ROWS + REGRESSION_ROWS
-    assert sum(json.loads(line)["hard"] for line in predictions) == 3
+    assert sum(row["hard"] for row in predictions) == 3
+    assert list(predictions[0]["answers"]) == CANDIDATES
+    assert list(predictions[-1]["answers"]) == ["base", "cpt", "sft", "dpo"]
+    assert isinstance(json.loads((report / "slices.json").read_text()), list)
 
 
 def test_exported_models_answer_as_the_trained_ones(
@@ -174,30 +214,104 @@ def test_exported_models_answer_as_the_trained_ones(
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
+    torch_alone = run(tmp_path / "torch", models, **rest)
+    rest["evaluate"] = rest["evaluate"].model_copy(update={"engine": "onnx"})
     with caplog.at_level(logging.INFO, "tunetrail"):
         served = run(tmp_path / "onnx", {**models, "onnx": exported}, **rest)
-    assert "exporting base, sft to ONNX" in caplog.text
-    assert "models/onnx answers as models/merged does, token by token" in caplog.text
-    assert served == run(tmp_path / "torch", models, **rest)
+    assert "exporting base to ONNX" in caplog.text
+    assert "exporting sft to ONNX" in caplog.text  # cpt is the same
+    assert "exporting cpt to ONNX" not in caplog.text
+    assert "the final model is served as it was trained, token by token" in caplog.text
+    assert served == torch_alone
     assert manifest(tmp_path / "onnx") == manifest(tmp_path / "torch")
+
+
+def test_a_champion_is_compared(
+    models: dict[str, Path],
+    rest: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    place = tmp_path / "champions" / "f"
+    shutil.copytree(models["merged"], place / "merged")
+    monkeypatch.setattr(champion, "bring", lambda identity: champion.Champion(place))
+    rest["evaluate"] = rest["evaluate"].model_copy(update={"champion": "f" * 64})
+    metrics = run(tmp_path / "out", models, **rest)
+    assert list(metrics["candidates"])[4] == "champion"
+    assert metrics["candidates"]["champion"] == metrics["candidates"]["dpo"]
+    compared = metrics["comparisons"]["champion"]
+    assert (compared["right"], compared["says"]) == ("champion", "inside the noise")
+    verdict = json.loads((tmp_path / "out" / "verdict.json").read_text())
+    assert [gate["gate"] for gate in verdict["gates"]].count("champion") == 1
+
+
+def test_a_champion_that_cannot_be_had_stops_before_anything_is_computed(
+    models: dict[str, Path], rest: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    rest["evaluate"] = rest["evaluate"].model_copy(update={"champion": "f" * 64})
+    with pytest.raises(StageError, match=r"evaluate.champion is f{64}, whose model cannot be had"):
+        run(tmp_path / "out", models, **rest)
+
+
+def test_methods_that_are_off_or_cannot_be(
+    models: dict[str, Path],
+    rest: dict[str, Any],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """One class only, no documents, answers of general rows that nobody asks for."""
+    for split in ("train", "validation"):
+        rows = [chat(n, '{"category": "a"}') for n in range(100, 105)]
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        (rest["data"] / f"{split}.jsonl").write_text(text)
+    (rest["data"] / "corpus.jsonl").write_text("")
+    (rest["data"] / "regression.jsonl").write_text("")
+    stated = contamination({"test": TEST_ROWS, "hard_test": 3, "regression": 0}, {})
+    (rest["data"] / "contamination.json").write_text(json.dumps(stated))
+    corpus = Retrieval.model_validate({"rows": 2, "from": "corpus"})
+    rest["evaluate"] = rest["evaluate"].model_copy(
+        update={"few_shot": 0, "retrieval": corpus, "prompts": [None], "engine": "transformers"}
+    )
+    with caplog.at_level(logging.INFO, "tunetrail"):
+        metrics = run(tmp_path / "out", models, **rest)
+    assert metrics["left_out"] == {
+        "classical": "all training answers are the same, so there is nothing to learn",
+        "base_retrieval": "there are no passages of documents to retrieve",
+    }
+    assert list(metrics["candidates"]) == ["base", "cpt", "sft", "dpo"]
+    assert metrics["comparisons"]["simpler"]["right"] == "base"
+    assert metrics["forgetting"] is None
+    assert "base_retrieval is left out: there are no passages" in caplog.text
+    verdict = json.loads((tmp_path / "out" / "verdict.json").read_text())
+    forgotten = next(gate for gate in verdict["gates"] if gate["gate"] == "forgetting")
+    assert (forgotten["passed"], forgotten["value"]) == (False, None)
+
+
+def test_what_a_request_costs_is_told_where_the_machine_has_a_price(settings: Evaluate) -> None:
+    timings = {"seconds_per_request": 0.5, "latency_p50_seconds": 0.4}
+    given = {"base": Answers([], [], 1, 1, timings)}
+    assert evaluate._costs(given, settings) == {"base": timings}
+    priced = settings.model_copy(update={"cost_per_hour": 3.6})
+    assert evaluate._costs(given, priced)["base"]["cost_per_1000_requests"] == pytest.approx(0.5)
 
 
 def test_an_export_of_another_model_is_noticed(
     models: dict[str, Path],
     exported: Path,
-    settings: Evaluate,
-    compute: Compute,
-    data: Path,
+    rest: dict[str, Any],
+    tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    from tasks.evaluation import candidates, rows
-    from tasks.model.chat import load_tokenizer
-
-    found = rows.read(data, REGRESSION_ROWS)
-    prepared = candidates.prepare(found, load_tokenizer(exported))
-    served = engines.OnnxEngine(exported, 1).generate(prepared.prompts, 6, lambda done: None)
+    rest["evaluate"] = rest["evaluate"].model_copy(
+        update={"engine": "onnx", "few_shot": 0, "prompts": [None]}
+    )
+    write_record(rest["records"], models["cpt"])
     with caplog.at_level(logging.INFO, "tunetrail"):
-        evaluate._compare_served(models["cpt"], served, prepared, settings, compute)
+        alike = {"base": models["cpt"], "merged": models["cpt"], "onnx": exported}
+        run(tmp_path / "out", {**models, **alike}, **rest)
+    assert "exporting" not in caplog.text
     assert "models/onnx answers only " in caplog.text
     assert "see merge.onnx_precision" in caplog.text
 
@@ -213,6 +327,7 @@ def test_weights_that_are_not_numbers(
     weights = load_file(broken / "model.safetensors")
     weights["model.norm.weight"][0] = math.nan
     save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
+    write_record(rest["records"], broken)
     with pytest.raises(StageError, match=r"dpo gives .* a likelihood of nan: its weights hold NaN"):
         run(
             tmp_path / "out",
@@ -228,6 +343,7 @@ def test_an_empty_test_stops_before_any_model_is_loaded(
 ) -> None:
     (rest["data"] / "test.jsonl").write_text("")
     nowhere = dict.fromkeys(models, tmp_path / "nowhere")
+    write_record(rest["records"], tmp_path / "nowhere")
     with pytest.raises(StageError, match=r"test.jsonl has 0 rows, and a verdict needs a test"):
         run(
             tmp_path / "out",
