@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from flows import preflight
-from tasks.lineage.stage import FAULT, MISUSE
+from tasks.lineage.stage import FAULT, MISUSE, StageError
 
 PARAMS = Path("params.yaml")
 
@@ -262,3 +262,56 @@ def test_a_field_to_stratify_by_that_no_answer_has(project: Path) -> None:
         "known: category, eta" in text
         for text in found()
     )
+
+
+def test_a_sentence_encoder_that_is_not_there(project: Path) -> None:
+    line = change(PARAMS, "embedding_model: null", "embedding_model: enc")
+    assert found() == [
+        f"params.yaml:{line}: evaluate.embedding_model: is 'enc', which is no folder of a model (it "
+        "has no config.json); give that of a sentence encoder in Hugging Face format, or null"
+    ]
+
+
+def test_a_champion_that_cannot_be_had(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def bring(identity: str) -> None:
+        raise StageError(f"evaluate.champion is {identity}, whose model cannot be had: no cache")
+
+    monkeypatch.setattr(preflight.champion, "bring", bring)
+    line = change(PARAMS, "  champion: null ", f"  champion: {'a' * 64} ")
+    assert found() == [
+        f"params.yaml:{line}: evaluate.champion: is {'a' * 64}, whose model cannot be had: no cache"
+    ]
+
+
+def test_a_champion_that_lies_here(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(preflight.champion, "bring", asked.append)
+    change(PARAMS, "  champion: null ", f"  champion: {'a' * 64} ")
+    assert found() == []
+    assert asked == ["a" * 64]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        (
+            "    tasks: []",
+            "    tasks: [arc_easy]",
+            "evaluate.lm_eval.tasks: names tasks, which lm-eval runs; `pip install",
+        ),
+        (
+            "engine: onnx ",
+            "engine: vllm ",
+            "evaluate.engine: is vllm, which is not installed; `pip",
+        ),
+    ],
+    ids=["lm-eval", "vllm"],
+)
+def test_packages_of_the_evaluation(
+    project: Path, monkeypatch: pytest.MonkeyPatch, old: str, new: str, told: str
+) -> None:
+    monkeypatch.setattr(preflight.importlib.util, "find_spec", lambda name: None)
+    line = change(PARAMS, old, new)
+    faults = preflight.faults()
+    assert any(fault.text.startswith(f"params.yaml:{line}: {told}") for fault in faults)
+    assert all(fault.exit_code == FAULT for fault in faults)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -290,6 +291,30 @@ def test_a_version_without_a_statement(registered: RegisteredProject) -> None:
     client.create_model_version(registered.model, f"runs:/{run_id}", run_id=run_id)
     with pytest.raises(StageError, match=r"@2 has no statement.json in its run .*; register"):
         reproduce(f"{registered.model}@2")
+
+
+def test_the_champion_is_handed_over_to_the_tree(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clean tree reaches neither this cache nor MLflow."""
+
+    class Stop(Exception):
+        pass
+
+    def hand_over(identity: str, root: Path) -> None:
+        raise Stop(f"{identity[:4]} to {root}")
+
+    monkeypatch.setattr(reproduction.champion, "hand_over", hand_over)
+    evaluated = {
+        "stage": "evaluate",
+        "params": {"evaluate": {"champion": "abcd" * 16}},
+        "inputs": {},
+        "outputs": {},
+    }
+    recorded = SimpleNamespace(stages={"evaluate": evaluated}, sources={})
+    tree = SimpleNamespace(root=Path("tree"), read_params=lambda: ({}, {}))
+    with pytest.raises(Stop, match="abcd to tree"):
+        reproduction._build(tree, recorded, 0.0, print)
+    evaluated["params"]["evaluate"]["champion"] = None
+    assert reproduction._champion(recorded) is None
 
 
 class TestCommand:
