@@ -53,9 +53,7 @@ class Results:
 
     def metrics(self, split: str) -> list[str]:
         """The metrics of the table: the primary one first, then those with a gate."""
-        return conclusions.shown_metrics(
-            self.document, self.verdict["gates"], split, MOST_METRICS
-        )
+        return conclusions.shown_metrics(self.document, self.verdict["gates"], split, MOST_METRICS)
 
     def asked(self, split: str) -> list[str]:
         """The candidates that answered the rows of a split."""
