@@ -38,7 +38,7 @@ def task_runs(flow_run: UUID) -> dict[str, Any]:
     from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 
     pipeline._hand_over()
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while True:
         with get_client(sync_client=True) as client:
             wanted = FlowRunFilter(id=FlowRunFilterId(any_=[flow_run]))

@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 import requests
+from free_ports import free_port
 from promotable import ASKED, REVIEWER, Team
 from typer.testing import CliRunner
 
@@ -89,12 +90,6 @@ class World:
         return Account(self.url, name, PASSWORDS.get(name or "", ""))
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @pytest.fixture(scope="module", params=["sqlite", pytest.param("postgres", marks=pytest.mark.slow)])
 def world(request: pytest.FixtureRequest) -> World:
     made: World = request.getfixturevalue(f"on_{request.param}")
@@ -120,7 +115,7 @@ def _served(folder: Path, named: str | None) -> Iterator[World]:
     registry_server.prepare(home, database, NAME)
     for name, role in (("tina", "trainer"), ("rita", "reviewer")):
         assert registry_access.add_user(database, name, PASSWORDS[name], role)
-    port = _free_port()
+    port = free_port()
     with registry_server.serving(home, database, str(home.artifacts), "127.0.0.1", port, 1):
         yield _with_a_champion(home, database, f"http://127.0.0.1:{port}")
 
@@ -495,7 +490,7 @@ def test_the_command_tells_its_faults(tmp_path: Path, monkeypatch: pytest.Monkey
     code, said = command("--backend-store", DEAD, "--folder", folder)
     assert (code, "MLFLOW_BACKEND_STORE_URI" in said, "secret" in said) == (MISUSE, True, False)
     code, said = command(
-        "--folder", folder, "--port", str(_free_port()), MLFLOW_BACKEND_STORE_URI=DEAD
+        "--folder", folder, "--port", str(free_port()), MLFLOW_BACKEND_STORE_URI=DEAD
     )
     assert (code, "does not answer" in said, "secret" in said) == (FAULT, True, False)
     code, said = command("user", "list", "--folder", str(tmp_path / "none"))
@@ -534,7 +529,7 @@ def test_users_are_added_by_command(
 
 @pytest.mark.slow
 def test_ctrl_c_ends_it_in_order(tmp_path: Path) -> None:
-    port = _free_port()
+    port = free_port()
     line = "from flows.cli import main; main()"
     arguments = ["server", "--folder", str(tmp_path / "s"), "--port", str(port), "--workers", "1"]
     server = subprocess.Popen(
