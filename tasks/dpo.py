@@ -14,7 +14,7 @@ from tasks.lineage.stage import GateError, Metrics, Out
 from tasks.model import adapter as adapters
 from tasks.model import chat
 from tasks.params import Compute, Dpo
-from tasks.training import examples, loop
+from tasks.training import examples, loop, resume
 
 FIRST_LOSS = math.log(2)
 """Before the first step policy and reference are the same model, so every margin is zero and the loss is
@@ -70,7 +70,7 @@ def _trainer(model: Any, tokenizer: Any, pairs: Any, dpo: Dpo, compute: Compute)
     from trl.trainer.dpo_config import DPOConfig
     from trl.trainer.dpo_trainer import DPOTrainer
 
-    class RenderedDPOTrainer(DPOTrainer):  # type: ignore[misc]
+    class RenderedDPOTrainer(resume.Resumable, DPOTrainer):  # type: ignore[misc]
         """TRL's trainer on pairs that `tasks.model.chat` has rendered already."""
 
         def _prepare_dataset(self, dataset: Any, *arguments: Any) -> Any:

@@ -12,6 +12,7 @@ from tasks.lineage import tracking
 from tasks.lineage.console import log, progress
 from tasks.lineage.stage import FAULT, StageError
 from tasks.params import Compute, Optimiser
+from tasks.training import resume
 
 if TYPE_CHECKING:
     from transformers import Trainer, TrainerCallback
@@ -61,8 +62,11 @@ def arguments(settings: Optimiser, compute: Compute, scratch: Path) -> dict[str,
     }
 
 
-def train(trainer: Trainer, what: str, curve: Path | None) -> list[dict[str, float]]:
-    """Run a trainer to its end.
+def train(trainer: Any, what: str, curve: Path | None) -> list[dict[str, float]]:
+    """Run a trainer to its end, from where an interrupted run of the same stage stopped.
+
+    Args:
+        trainer: with `resume.Resumable` mixed in.
 
     Returns:
         what the trainer logged at each step: `step`, `loss`, and more by trainer. The same numbers
@@ -73,11 +77,11 @@ def train(trainer: Trainer, what: str, curve: Path | None) -> list[dict[str, flo
     """
     from transformers import PrinterCallback
 
-    points: list[dict[str, float]] = []
     with progress(what, total=_steps(trainer)) as advance:
-        trainer.add_callback(_callback(points, advance))
+        trainer.add_callback(_callback(trainer, advance))
         trainer.remove_callback(PrinterCallback)
-        trainer.train()
+        resume.train(trainer)
+    points: list[dict[str, float]] = trainer.points
     log.info("%s: %d steps, loss %.4f to %.4f", what, len(points), *_ends(points))
     if curve is not None:
         write_curve(points, curve)
@@ -106,10 +110,15 @@ _KEPT = {
 }
 
 
-def _callback(points: list[dict[str, float]], advance: Any) -> TrainerCallback:
+def _callback(trainer: Any, advance: Any) -> TrainerCallback:
     from transformers import TrainerCallback
 
     class Observer(TrainerCallback):  # type: ignore[misc]
+        def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            for point in trainer.points:  # of before an interruption: a run in MLflow has them all
+                values = {name: value for name, value in point.items() if name != "step"}
+                tracking.log_metrics(values, step=int(point["step"]))
+
         def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
             if not logs or "loss" not in logs:
                 return
@@ -121,7 +130,7 @@ def _callback(points: list[dict[str, float]], advance: Any) -> TrainerCallback:
                     f"({logs.get('learning_rate')} at this step) or look at the data of this stage"
                 )
             kept = {name: float(logs[key]) for key, name in _KEPT.items() if key in logs}
-            points.append({"step": step, **{key: round(kept[key], 6) for key in kept}})
+            trainer.points.append({"step": step, **{key: round(kept[key], 6) for key in kept}})
             tracking.log_metrics(kept, step=step)
             advance(step, f"loss {loss:.4f}")
 
