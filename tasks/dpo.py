@@ -37,10 +37,12 @@ def run(
     seed(compute)
     tokenizer = chat.load_tokenizer(base)
     pairs = examples.preference_pairs(examples.read_rows(data / "preferences.jsonl"), tokenizer)
+    held_out = examples.read_rows(data / "preferences_validation.jsonl")
+    validation = examples.preference_pairs(held_out, tokenizer)
     model = adapters.load_trainable(base, adapter)
 
-    trainer = _trainer(model, tokenizer, pairs, dpo, compute)
-    points = loop.train(trainer, "preference optimisation", curve)
+    trainer = _trainer(model, tokenizer, pairs, validation, dpo, compute)
+    points = loop.train(trainer, "preference optimisation", curve, dpo)
     check_first_loss(points[0]["loss"])
 
     method = adapters.read_method(adapter)["method"]
@@ -52,6 +54,8 @@ def run(
         "steps": len(points),
         "loss_first": points[0]["loss"],
         "loss_last": points[-1]["loss"],
+        "validation_loss": trainer.best.loss,
+        "best_step": trainer.best.step,
         "reward_accuracy_last": points[-1]["reward_accuracy"],
         "reward_margin_last": points[-1]["reward_margin"],
     }
@@ -66,7 +70,9 @@ def check_first_loss(loss: float) -> None:
         )
 
 
-def _trainer(model: Any, tokenizer: Any, pairs: Any, dpo: Dpo, compute: Compute) -> Any:
+def _trainer(
+    model: Any, tokenizer: Any, pairs: Any, validation: Any, dpo: Dpo, compute: Compute
+) -> Any:
     from trl.trainer.dpo_config import DPOConfig
     from trl.trainer.dpo_trainer import DPOTrainer
 
@@ -87,6 +93,7 @@ def _trainer(model: Any, tokenizer: Any, pairs: Any, dpo: Dpo, compute: Compute)
             model=model,
             args=DPOConfig(**arguments),
             train_dataset=pairs,
+            eval_dataset=validation,
             processing_class=tokenizer,
         )
     return trainer

@@ -35,9 +35,8 @@ def run(base: Path, data: Path, out: Out, curve: Out, sft: Sft, compute: Compute
     )
 
     trainer = _trainer(model, tokenizer, train, validation, sft, compute)
-    points = loop.train(trainer, "supervised fine-tuning", curve)
-    validation_loss = round(float(trainer.evaluate()["eval_loss"]), 6)
-    log.info("validation loss %.4f", validation_loss)
+    points = loop.train(trainer, "supervised fine-tuning", curve, sft)
+    log.info("validation loss %.4f, of step %d", trainer.best.loss, trainer.best.step)
 
     adapter.save(model, base, sft.method, out)
     return {
@@ -47,7 +46,8 @@ def run(base: Path, data: Path, out: Out, curve: Out, sft: Sft, compute: Compute
         "steps": len(points),
         "loss_first": points[0]["loss"],
         "loss_last": points[-1]["loss"],
-        "validation_loss": validation_loss,
+        "validation_loss": trainer.best.loss,
+        "best_step": trainer.best.step,
     }
 
 

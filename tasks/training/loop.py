@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from tasks.lineage import tracking
 from tasks.lineage.console import log, progress
 from tasks.lineage.stage import FAULT, StageError
-from tasks.params import Compute, Optimiser
-from tasks.training import resume
+from tasks.params import Compute, Optimiser, Validated
+from tasks.training import resume, validation
 
 if TYPE_CHECKING:
     from transformers import Trainer, TrainerCallback
@@ -62,14 +62,19 @@ def arguments(settings: Optimiser, compute: Compute, scratch: Path) -> dict[str,
     }
 
 
-def train(trainer: Any, what: str, curve: Path | None) -> list[dict[str, float]]:
+def train(
+    trainer: Any, what: str, curve: Path | None, validated: Validated | None = None
+) -> list[dict[str, float]]:
     """Run a trainer to its end, from where an interrupted run of the same stage stopped.
 
     Args:
         trainer: with `resume.Resumable` mixed in.
+        validated: validate as this says, on the trainer's validation rows, and end with the best
+            weights; None ends with the last.
 
     Returns:
-        what the trainer logged at each step: `step`, `loss`, and more by trainer. The same numbers
+        what the trainer logged at each step: `step`, `loss`, and more by trainer; `validation_loss`
+        where that was measured. The same numbers
         go to MLflow while training runs, and to `curve` as CSV.
 
     Raises:
@@ -78,9 +83,13 @@ def train(trainer: Any, what: str, curve: Path | None) -> list[dict[str, float]]
     from transformers import PrinterCallback
 
     with progress(what, total=_steps(trainer)) as advance:
-        trainer.add_callback(_callback(trainer, advance))
+        trainer.add_callback(_callback(trainer, what, advance))
         trainer.remove_callback(PrinterCallback)
+        if validated is not None:
+            settings = validated.validations, validated.patience
+            trainer.add_callback(validation.callback(trainer, *settings))
         resume.train(trainer)
+    trainer.best.put_back(trainer.model)
     points: list[dict[str, float]] = trainer.points
     log.info("%s: %d steps, loss %.4f to %.4f", what, len(points), *_ends(points))
     if curve is not None:
@@ -110,7 +119,7 @@ _KEPT = {
 }
 
 
-def _callback(trainer: Any, advance: Any) -> TrainerCallback:
+def _callback(trainer: Any, what: str, advance: Any) -> TrainerCallback:
     from transformers import TrainerCallback
 
     class Observer(TrainerCallback):  # type: ignore[misc]
@@ -120,6 +129,11 @@ def _callback(trainer: Any, advance: Any) -> TrainerCallback:
                 tracking.log_metrics(values, step=int(point["step"]))
 
         def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+            if logs and "eval_loss" in logs:
+                loss = float(logs["eval_loss"])
+                trainer.points[-1]["validation_loss"] = round(loss, validation.DIGITS)
+                tracking.log_metrics({"validation_loss": loss}, step=int(state.global_step))
+                log.info("%s: step %d, validation loss %.4f", what, state.global_step, loss)
             if not logs or "loss" not in logs:
                 return
             step = int(state.global_step)

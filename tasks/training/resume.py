@@ -23,7 +23,8 @@ from typing import TYPE_CHECKING, Any
 from tasks.lineage import unfinished
 from tasks.lineage.console import log
 from tasks.lineage.process import Terminated
-from tasks.training import checkpoints
+from tasks.training import checkpoints, weights
+from tasks.training.validation import Best
 
 if TYPE_CHECKING:
     from transformers import TrainerCallback
@@ -40,16 +41,19 @@ class Resumable:
     """Mixed into a trainer of transformers or TRL, before it: how its state is kept and taken back."""
 
     checkpoints: checkpoints.Store
-    _epoch_began: dict[str, Any]
+    best: Best
     points: list[dict[str, float]]
     """What was logged at each step, of the steps before an interruption too."""
+    stopped_as_asked: bool
+    _epoch_began: dict[str, Any]
 
     def _save_checkpoint(self: Any, model: Any, trial: Any) -> None:
         optimizer = self.optimizer.state_dict()
         self.checkpoints.write(
             self.state.global_step,
             {
-                "weights": dict(_trained(self.model)),
+                "weights": dict(weights.trained(self.model)),
+                "best": self.best.weights,
                 "optimizer": {
                     f"{index}.{name}": value
                     for index, state in optimizer["state"].items()
@@ -63,17 +67,12 @@ class Resumable:
             generators=_plain(_generators()),
             epoch_generators=_plain(self._epoch_began),
             points=self.points,
+            best=self.best.document(),
             **{_STATE: _as_json(self.state)},
         )
 
     def _load_from_checkpoint(self: Any, resume_from_checkpoint: str, model: Any = None) -> None:
-        import torch
-
-        stored = _load(resume_from_checkpoint, "weights")
-        with torch.no_grad():
-            for name, weight in _trained(model or self.model):
-                weight.copy_(stored.pop(name))
-        assert not stored, f"weights of no module: {sorted(stored)}"
+        weights.put(_load(resume_from_checkpoint, "weights"), model or self.model)
 
     def _load_optimizer_and_scheduler(self: Any, checkpoint: str | None) -> None:
         if checkpoint is None:
@@ -86,6 +85,14 @@ class Resumable:
             {"state": state, "param_groups": _read(checkpoint, "groups")}
         )
         self.lr_scheduler.load_state_dict(_read(checkpoint, "schedule"))
+
+    def evaluate(self: Any, *arguments: Any, **named: Any) -> Any:
+        """As the trainer does; training goes on as if it had not been: even a pass over validation rows
+        draws from torch's generator."""
+        before = _generators()
+        measured = super().evaluate(*arguments, **named)  # type: ignore[misc]
+        _set_generators(before)
+        return measured
 
     def _load_rng_state(self: Any, checkpoint: str | None) -> None:
         if checkpoint is not None:
@@ -104,19 +111,17 @@ def train(trainer: Any) -> None:
     store = checkpoints.Store(kept) if kept else None
     folder = store.newest() if store else None
     trainer.checkpoints = store
+    trainer.stopped_as_asked = False
     trainer.points = _read(folder, "points") if folder else []
+    trainer.best = Best.of(_read(folder, "best"), _load(folder, "best")) if folder else Best()
     if folder:
         log.info("going on from step %d", trainer.points[-1]["step"])
     with _asked_to_stop() as asked:
         trainer.add_callback(_keeper(trainer, folder, asked, keeps=store is not None))
         trainer.train(resume_from_checkpoint=str(folder) if folder else None)
-        if asked.is_set() and not _finished(trainer):
+        if trainer.stopped_as_asked:
             step = trainer.state.global_step
             raise Terminated(f"stopped after step {step} as asked; run again to go on from there")
-
-
-def _finished(trainer: Any) -> bool:
-    return bool(trainer.state.global_step >= trainer.state.max_steps)
 
 
 def _keeper(
@@ -145,6 +150,7 @@ def _keeper(
             due = time.monotonic() - self.last >= self.pause and not last_step
             control.should_save = keeps and (due or stops)
             control.should_training_stop = control.should_training_stop or stops
+            trainer.stopped_as_asked = stops
             self.began = time.monotonic()
 
         def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -178,10 +184,6 @@ def _asked_to_stop() -> Iterator[threading.Event]:
         yield asked
     finally:
         restore()
-
-
-def _trained(model: Any) -> Iterator[tuple[str, Any]]:
-    return ((name, value) for name, value in model.named_parameters() if value.requires_grad)
 
 
 def _generators() -> dict[str, Any]:
