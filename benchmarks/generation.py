@@ -78,6 +78,7 @@ def main() -> None:
     parser.add_argument("--gemma", type=Path, help="Gemma 3 270M, made here when absent")
     parser.add_argument("--banking77", type=Path, help="the folder of train.csv and test.csv")
     parser.add_argument("--only", choices=sorted(TARGETS), help="measure this one alone")
+    parser.add_argument("--questions", type=int, default=QUESTIONS, help="for Gemma")
     parser.add_argument("--batch", type=int, help="try this batch size of generate alone")
     parser.add_argument("--side", help=argparse.SUPPRESS)  # of a subprocess
     options = parser.parse_args()
@@ -111,7 +112,7 @@ def chosen(options: argparse.Namespace) -> list[Work]:
     ]
     if options.gemma:
         made(options.gemma)
-        questions = QUICK_QUESTIONS if options.quick else QUESTIONS
+        questions = QUICK_QUESTIONS if options.quick else options.questions
         asked = banking77_prompts(options.banking77, options.gemma)[:questions]
         sizes = tuple(size for size in BATCHES["gemma"] if size <= len(asked)) or (len(asked),)
         works.append(Work("gemma", str(options.gemma), None, asked, NEW_GEMMA, False, sizes))

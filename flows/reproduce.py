@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from flows import dvc_dag, dvc_storage
 from flows.clean_tree import LOCK, LOG, CleanTree, CleanTreeError, refuse_folder
 from tasks.lineage import (
+    champion,
     compare,
     evidence,
     git,
@@ -242,6 +243,8 @@ def _folder(wanted: Path | None, keep: bool, tell: Tell) -> Iterator[Path]:
 def _build(tree: CleanTree, recorded: Recorded, tolerance: float, tell: Tell) -> Reproduction:
     sections, environment = tree.read_params()
     done = Reproduction("identical", tolerance, machine=_facts(environment))
+    if pinned := _champion(recorded):
+        champion.hand_over(pinned, tree.root)
     lost = tree.bring(recorded.sources, dvc_storage.storage())
     if _inputs_differ(tree, recorded, sections, lost, done):
         return done
@@ -265,6 +268,13 @@ def _build(tree: CleanTree, recorded: Recorded, tolerance: float, tell: Tell) ->
         done.answer, done.stage = "different", _WRITES_PROVENANCE
         done.causes.append("the outputs of all other stages are the same, the provenance is not")
     return done
+
+
+def _champion(recorded: Recorded) -> str | None:
+    """The identity of the version that this one was compared with, if there was one."""
+    evaluated = recorded.stages.get("evaluate", {"params": {}})
+    identity = evaluated["params"].get("evaluate", {}).get("champion")
+    return identity if isinstance(identity, str) else None
 
 
 def _facts(environment: Mapping[str, str]) -> dict[str, Any]:

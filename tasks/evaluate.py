@@ -10,7 +10,15 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from tasks.evaluation import candidates, contamination, contest, gates, preparation, scoring
+from tasks.evaluation import (
+    candidates,
+    contamination,
+    contest,
+    gates,
+    harness,
+    preparation,
+    scoring,
+)
 from tasks.evaluation import curves as loss_curves
 from tasks.evaluation import report as reports
 from tasks.evaluation import rows as test_rows
@@ -61,7 +69,13 @@ def run(
         models = _models(base, cpt, sft, merged, onnx, evaluate, folder)
         held = contest.hold(models, rows, _material(data), by, evaluate, compute.threads)
         numbers = scoring.measured(rows, held.answers, contaminated, by)
-        document = scoring.document(rows, held.answers, numbers, FINAL, held.left_out, by)
+        known = harness.run(
+            {BASE: base, FINAL: merged},
+            evaluate.lm_eval.tasks,
+            evaluate.lm_eval.limit,
+            compute.seed,
+        )
+        document = scoring.document(rows, held.answers, numbers, FINAL, held.left_out, known, by)
         decided = gates.judge(document, evaluate.gates)
         verdict.write_text(json.dumps(decided, indent=2) + "\n", encoding="utf-8")
         write = functools.partial(

@@ -449,7 +449,11 @@ def test_a_fault_found_elsewhere_is_told_the_same_way(
             "is 'champion', must be the 64 hex digits of a version's identity; the version's tag",
         ),
         ("  onnx: true", "  onnx: false", "is onnx, but merge.onnx is false; say transformers"),
-        ("  engine: onnx", "  engine: vlm", "is 'vlm', must be 'onnx', 'transformers' or 'vllm'"),
+        (
+            "  engine: onnx",
+            "  engine: vlm",
+            "is 'vlm', must be 'onnx', 'genai', 'transformers' or 'vllm'",
+        ),
         (
             "simpler: {require: not_worse, margin: 0.1}",
             "simpler: {require: not_worse, margin: -0.1}",
@@ -533,3 +537,27 @@ def test_a_gate_on_a_field_that_no_schema_names(shipped: str, tmp_path: Path) ->
         yaml.dump(values, file)
     with pytest.raises(ParamsError, match=r"schema_valid: needs validate.answer_schema, and there"):
         load(tmp_path / "params.yaml")
+
+
+@pytest.mark.parametrize(
+    "endpoint", ["127.0.0.1:8000", "http://me:key@host/v1", "ftp://host", "http://h/v1?key=1"]
+)
+def test_an_endpoint_is_an_address_without_a_key(
+    endpoint: str, faults: Callable[..., list[str]], line_of: Callable[[str], int]
+) -> None:
+    line = line_of("  endpoint: null")
+    told = faults(("  endpoint: null ", f"  endpoint: {endpoint} "))
+    assert told[1].startswith(
+        f"params.yaml:{line}: judge.endpoint: is {endpoint!r}, must be http:// or"
+    )
+
+
+def test_a_judge_has_a_name_and_a_rubric(
+    faults: Callable[..., list[str]], line_of: Callable[[str], int]
+) -> None:
+    line = line_of("  model: null ")
+    told = faults(("  endpoint: null ", "  endpoint: http://127.0.0.1:8000/v1 "))
+    assert told[1:] == [
+        f"params.yaml:{line}: judge.model: is null, but there is an endpoint; give the name that the "
+        "model has there"
+    ]

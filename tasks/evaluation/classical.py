@@ -96,7 +96,8 @@ def train(solved: Sequence[Row], validation: Sequence[Row]) -> Classifier:
     except ValueError:
         raise LeftOut("the questions hold no words") from None
     held_out = _known(validation, shape)
-    held_out_vectors = vectoriser.transform([question for question, _ in held_out])
+    asked = [question for question, _ in held_out]
+    held_out_vectors = vectoriser.transform(asked) if asked else None
     models: list[Any] = []
     strengths = {}
     for at, field in enumerate(shape.fields or ("",)):
@@ -104,13 +105,13 @@ def train(solved: Sequence[Row], validation: Sequence[Row]) -> Classifier:
         if len(set(labels)) == 1:
             models.append(labels[0])
             continue
-        asked = [labels[at] for _, labels in held_out]
-        model, strengths[field] = _fitted(vectors, labels, held_out_vectors, asked)
+        truth = [labels[at] for _, labels in held_out]
+        model, strengths[field] = _fitted(vectors, labels, held_out_vectors, truth)
         models.append(model)
     return Classifier(shape, vectoriser, models, strengths, len(known))
 
 
-def _fitted(vectors: Any, labels: Sequence[str], held_out: Any, asked: Sequence[str]) -> Any:
+def _fitted(vectors: Any, labels: Sequence[str], held_out: Any, truth: Sequence[str]) -> Any:
     """The model that gets most validation rows right, of equals the most regularised, with its C."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
@@ -123,8 +124,8 @@ def _fitted(vectors: Any, labels: Sequence[str], held_out: Any, asked: Sequence[
             # wait for each other's threads: 0.1 s where that took 7 s on a busy machine
             fresh = LogisticRegression(C=strength, solver="newton-cg", max_iter=_ITERATIONS)
             model = fresh.fit(vectors, labels)
-        given = model.predict(held_out).tolist() if asked else []
-        right = sum(left == truth for left, truth in zip(given, asked, strict=True))
+        given = model.predict(held_out).tolist() if truth else []
+        right = sum(found == label for found, label in zip(given, truth, strict=True))
         if best is None or right > best[0]:
             best = right, model, strength
     assert best is not None

@@ -86,7 +86,7 @@ def against_simpler(document: Document, confidence: float) -> Answer:
     question = "Better than the best simpler method?"
     found = document["comparisons"]["simpler"]
     if found is None:
-        return Answer(question, "Not compared", "No simpler method is switched on in `evaluate`.")
+        return Answer(question, "Not compared", "No simpler method is switched on in evaluate.")
     return _answer(
         question, found, f"the best simpler method ({method(found['right'])})", confidence
     )
@@ -97,7 +97,7 @@ def against_champion(document: Document, confidence: float) -> Answer:
     question = "Better than the champion?"
     found = document["comparisons"]["champion"]
     if found is None:
-        return Answer(question, "Not compared", "No champion is set in `evaluate.champion`.")
+        return Answer(question, "Not compared", "No champion is set in evaluate.champion.")
     return _answer(question, found, "the champion", confidence)
 
 

@@ -7,7 +7,7 @@ import re
 _MARKUP = re.compile(
     r"([\\`*\[\]|~$])"
     r"|((?<![A-Za-z0-9])_|_(?![A-Za-z0-9]))"  # within a word it is a letter
-    r"|(^[#+\-]|(?<=^\d)[.)])"  # headings and lists
+    r"|(^[#+\-]|(?:(?<=^\d)|(?<=^\d\d))[.)](?=\s|$))"  # headings and lists
     r"|((?<=/)/|(?<=\bwww)\.)"  # addresses become links by themselves
 )
 _NAMED = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}

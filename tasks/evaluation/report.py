@@ -134,13 +134,14 @@ def write(
         headline=conclusions.headline(document, confidence),
         reservations=conclusions.reservations(document, verdict["contaminated_share"], confidence),
         splits=splits,
+        meanings=result_table.meanings(splits),
         too_short=preparation.too_short,
         benchmarks={
             name: (found, found.share(confidence))
             for name, found in contaminated.items()
             if name not in SPLITS
         },
-        simpler=_simpler(document, choices),
+        simpler=_simpler(document, choices, preparation.splits.get("train")),
         comparisons={name: found for name, found in document["comparisons"].items() if found},
         steps=_steps(expected, asked),
         forest=forest.forest(slices),
@@ -218,13 +219,18 @@ def _write_confusion(
 
 
 def _simpler(
-    document: Mapping[str, Any], choices: Mapping[str, Choice]
+    document: Mapping[str, Any], choices: Mapping[str, Choice], training_rows: int | None
 ) -> list[tuple[str, Estimate, dict[str, Any]]]:
     """The simpler methods and the final candidate, with their primary metric on the test and how
     they answer; None for what is not known of it."""
     unknown = dict.fromkeys(Choice.__annotations__)
+    known = {document["final"]: {"training_rows": training_rows}}
     return [
-        (name, measured["test"][document["primary"]], {**unknown, **choices.get(name, {})})
+        (
+            name,
+            measured["test"][document["primary"]],
+            {**unknown, **known.get(name, {}), **choices.get(name, {})},
+        )
         for name, measured in document["candidates"].items()
         if name in (*SIMPLER, document["final"]) and document["primary"] in measured["test"]
     ]

@@ -16,6 +16,23 @@ MOST_METRICS = 4
 """Columns that fit on a phone."""
 
 
+MEANINGS = {
+    "exact_match": "the share of answers that are exactly right; JSON is compared as values, so order "
+    "and spacing do not count",
+    "accuracy": "the share of answers that are the right class",
+    "json_valid": "the share of answers that are a JSON object or array",
+    "schema_valid": "the share of answers that have the expected fields with values of their kind",
+    "macro_f1": "recall and precision in one number, each class counting the same; micro counts rows",
+    "rouge_l": "how much of the expected wording is found in the same order, 0 to 1",
+    "bleu": "how many short runs of words are those of the expected answer, 0 to 1",
+    "chrf": "the same for runs of letters",
+    "embedding_similarity": "how alike answer and expected answer are to a sentence encoder",
+    "perplexity": "how surprising the expected answers are to the model; lower is better, and it "
+    "decides nothing",
+}
+"""What metrics measure, for who does not know their names."""
+
+
 @dataclass(frozen=True)
 class Split:
     """The results on one split; `shown` are the metrics of the table, `others` those that unfold."""
@@ -77,3 +94,9 @@ def _split(
 def _are_shares(estimates: Sequence[Estimate]) -> bool:
     ends = [end for found in estimates for end in (found["value"], found["low"], found["high"])]
     return all(0 <= end <= 1 for end in ends if end is not None)
+
+
+def meanings(splits: Sequence[Split]) -> dict[str, str]:
+    """Of the metrics that stand in any of the tables."""
+    present = {metric for split in splits for metric in (*split.shown, *split.others)}
+    return {metric: meaning for metric, meaning in MEANINGS.items() if metric in present}

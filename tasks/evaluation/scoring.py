@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tasks.evaluation import comparisons, forgetting, metrics, slices, task
+from tasks.evaluation import comparisons, forgetting, harness, metrics, slices, task
 from tasks.evaluation import rows as test_rows
 from tasks.evaluation.candidates import Answers
 from tasks.evaluation.comparisons import Comparison
@@ -95,6 +95,7 @@ def document(
     numbers: Measured,
     final: str,
     left_out: Mapping[str, str],
+    lm_eval: harness.Numbers,
     scoring: Scoring,
 ) -> dict[str, Any]:
     """What evaluate.metrics.json holds."""
@@ -117,6 +118,14 @@ def document(
             scoring.seed,
         )
 
+    forgotten = forgetting.measure(
+        answered(rows, answers["base"], REGRESSION),
+        answered(rows, answers[final], REGRESSION),
+        scoring.confidence,
+        scoring.seed,
+    )
+    if forgotten is not None and lm_eval:
+        forgotten["lm_eval"] = lm_eval
     return {
         "task": scoring.task,
         "primary": scoring.primary,
@@ -127,12 +136,7 @@ def document(
             "simpler": compared(comparisons.best_simpler(numbers, scoring.primary)),
             "champion": compared("champion"),
         },
-        "forgetting": forgetting.measure(
-            answered(rows, answers["base"], REGRESSION),
-            answered(rows, answers[final], REGRESSION),
-            scoring.confidence,
-            scoring.seed,
-        ),
+        "forgetting": forgotten,
     }
 
 

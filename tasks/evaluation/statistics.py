@@ -293,13 +293,16 @@ def _quotient(
     rest = above - value * below
     differing = len(rest) - numpy.unique(rest, return_counts=True)[1].max()
     outcomes = (below == 1).all() and numpy.isin(above, (-1, 0, 1)).all()
-    columns = numpy.stack([rest, below, rest * rest, rest * below, below * below], axis=1)
     tails = [(1 - confidence) / 2, (1 + confidence) / 2]
+    if outcomes or differing < DIFFERING:
+        columns = numpy.stack([rest, below], axis=1)[:, : 1 if (below == 1).all() else 2]
+        sums = numpy.concatenate(list(_resampled(columns, seed)))
+        totals = sums[:, 1] if sums.shape[1] > 1 else float(len(rest))
+        low, high = value + numpy.quantile(sums[:, 0] / totals, tails)
+        return value, low, high
+    columns = numpy.stack([rest, below, rest * rest, rest * below, below * below], axis=1)
     sums = numpy.concatenate(list(_resampled(columns, seed)))
     moves = sums[:, 0] / sums[:, 1]
-    if outcomes or differing < DIFFERING:
-        low, high = value + numpy.quantile(moves, tails)
-        return value, low, high
     squares = sums[:, 2] - 2 * moves * sums[:, 3] + moves * moves * sums[:, 4]
     spreads = numpy.sqrt(numpy.maximum(squares, 0)) / sums[:, 1]
     with numpy.errstate(all="ignore"):
@@ -344,14 +347,18 @@ def _resampled(columns: Floats, seed: int) -> Iterator[Floats]:
     """Sums over as many rows as there are, drawn with replacement: samples x numbers."""
     import numpy
 
-    rows = len(columns)
+    rows, width = columns.shape
     generator = numpy.random.default_rng(seed)
     for count in _blocks(RESAMPLES, rows):
-        drawn = generator.integers(rows, size=(count, rows))
-        # how often each row was drawn, so that no table of samples x rows x numbers is made
-        drawn += numpy.arange(count)[:, None] * rows
-        times = numpy.bincount(drawn.ravel(), minlength=count * rows)
-        yield times.reshape(count, rows).astype(float) @ columns
+        drawn = generator.integers(
+            rows, size=(count, rows), dtype=numpy.uint16 if rows <= 2**16 else numpy.int64
+        )
+        if width == 1:
+            yield columns[:, 0][drawn].sum(axis=1, keepdims=True)
+        else:  # how often each row was drawn, so that no samples x rows x numbers are in memory
+            places = drawn + numpy.arange(count)[:, None] * rows
+            times = numpy.bincount(places.ravel(), minlength=count * rows)
+            yield times.reshape(count, rows).astype(float) @ columns
 
 
 def _blocks(samples: int, rows: int) -> Iterator[int]:

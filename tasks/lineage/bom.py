@@ -139,7 +139,7 @@ def _card(
             "datasets": [{"ref": f"data:{path}"} for path in datasets],
         },
         "quantitativeAnalysis": {
-            "performanceMetrics": list(_metrics(measured[verdict["candidate"]]))
+            "performanceMetrics": list(_metrics(measured["candidates"][verdict["candidate"]]))
         },
     }
 

@@ -179,8 +179,7 @@ def tags(
         "author": said.author,
     }
     for gate in verdict["gates"]:
-        outcome = "pass" if gate["passed"] else "fail"
-        told[f"gate:{gate['split']}/{gate['metric']}"] = f"{outcome}: {gate['why']}"
+        told[f"gate:{_place(gate)}/{gate['metric']}"] = _outcome(gate)
     for path, digest in statement.sources(facts).items():
         if not path.startswith("tasks/") and not path.endswith(".lock"):
             told[f"data:{path}"] = digest
@@ -200,23 +199,33 @@ def base_name(base: Mapping[str, Any]) -> str:
 def describe(
     facts: Mapping[str, Any], verdict: Mapping[str, Any], measured: Mapping[str, Any]
 ) -> str:
-    """The version in Markdown: verdict, and a row a metric with its interval."""
+    """The version in Markdown: verdict, a row a metric with its interval, what it is compared with."""
     final = verdict["candidate"]
-    gates = {(gate["split"], gate["metric"]): gate for gate in verdict["gates"]}
+    by_candidate = measured["candidates"]
+    gates = {
+        (gate["split"], gate["metric"]): gate
+        for gate in verdict["gates"]
+        if gate["gate"] == "metric"
+    }
     lines = [
         f"**{verdict['verdict']}**: {final}, on {base_name(facts['base'])}",
         "",
         f"| split | metric | {final} | base | gate |",
         "| --- | --- | --- | --- | --- |",
     ]
-    for split, metrics in measured[final].items():
+    for split, metrics in by_candidate[final].items():
         for metric, estimate in metrics.items():
             gate = gates.get((split, metric))
-            before = measured.get("base", {}).get(split, {}).get(metric)
+            before = by_candidate.get("base", {}).get(split, {}).get(metric)
             lines.append(
                 f"| {split} | {metric} | {_interval(estimate)} | {_interval(before)} "
-                f"| {('pass' if gate['passed'] else 'fail') + ': ' + gate['why'] if gate else ''} |"
+                f"| {_outcome(gate) if gate else ''} |"
             )
+    lines += [
+        f"\n{gate['gate']} gate, {_outcome(gate)}"
+        for gate in verdict["gates"]
+        if gate["gate"] != "metric"
+    ]
     return "\n".join(lines)
 
 
@@ -224,10 +233,19 @@ def metrics(verdict: Mapping[str, Any], measured: Mapping[str, Any]) -> dict[str
     """The final candidate's numbers, as the run shows them."""
     return {
         f"{split}/{metric}": estimate["value"]
-        for split, found in measured[verdict["candidate"]].items()
+        for split, found in measured["candidates"][verdict["candidate"]].items()
         for metric, estimate in found.items()
         if estimate["value"] is not None
     }
+
+
+def _place(gate: Mapping[str, Any]) -> str:
+    """Where a gate looks: at a split, or at what the candidate is compared with."""
+    return str(gate["split"] if gate["gate"] == "metric" else gate["gate"])
+
+
+def _outcome(gate: Mapping[str, Any]) -> str:
+    return f"{'pass' if gate['passed'] else 'fail'}: {gate['why']}"
 
 
 def descriptors(of: Mapping[str, str]) -> dict[str, str]:

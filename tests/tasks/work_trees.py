@@ -118,8 +118,8 @@ class Pipeline:
         _record("dpo", {"dpo": {}}, ["models/sft", "data/formatted"], ["models/dpo"])
         made = ["models/merged", "models/onnx"]
         _record("merge", {"merge": {}}, ["models/dpo", "data/formatted"], made)
-        gates = {"max_new_tokens": 8, "gates": {"exact_match": 0.8}}
-        _record("evaluate", {"evaluate": gates}, ["models/merged", "models/onnx"], evaluated)
+        evaluate = {"max_new_tokens": 8, "champion": None, "gates": GATES}
+        _record("evaluate", {"evaluate": evaluate}, ["models/merged", "models/onnx"], evaluated)
 
     def register(self) -> Path:
         """Run the stage as the runner does, rename included."""
@@ -163,6 +163,7 @@ VERDICT = {
     "contaminated_share": {"value": None, "low": None, "high": None},
     "gates": [
         {
+            "gate": "metric",
             "metric": "exact_match",
             "split": "test",
             "value": 0.9,
@@ -172,12 +173,26 @@ VERDICT = {
         }
     ],
 }
+GATES = {
+    "metrics": {"exact_match": 0.8},
+    "simpler": None,
+    "champion": None,
+    "forgetting": {"max_perplexity_ratio": None, "max_following_drop": None},
+}
 METRICS = {
-    "base": {"test": {"exact_match": {"value": 0.0, "low": 0.0, "high": 0.1}}},
-    "dpo": {
-        "test": {"exact_match": {"value": 0.9, "low": 0.8, "high": 0.95}},
-        "hard_test": {"exact_match": {"value": None, "low": None, "high": None}},
+    "task": "structured",
+    "primary": "exact_match",
+    "final": "dpo",
+    "candidates": {
+        "base": {"test": {"exact_match": {"value": 0.0, "low": 0.0, "high": 0.1}}},
+        "dpo": {
+            "test": {"exact_match": {"value": 0.9, "low": 0.8, "high": 0.95}},
+            "hard_test": {"exact_match": {"value": None, "low": None, "high": None}},
+        },
     },
+    "left_out": {},
+    "comparisons": {"simpler": None, "champion": None},
+    "forgetting": None,
 }
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from tasks.lineage.console import log
 from tasks.model.engines import onnx_graph
-from tasks.model.engines.batching import KEPT_SHARE, READ_AT_ONCE, batches, shared_prefix
+from tasks.model.engines.batching import BATCH, KEPT_SHARE, READ_AT_ONCE, batches, shared_prefix
 from tasks.model.engines.genai import GenaiEngine
 from tasks.model.engines.onnx_graph import Unsupported
 from tasks.model.engines.protocol import Ids, OnDone, as_set, rooms
@@ -52,7 +52,9 @@ class OnnxEngine:
         shared = shared_prefix(prompts)
         stem = self._stem(prompts[0][:shared]) if shared else None
         answers: list[Ids] = [[] for _ in prompts]
-        chosen = batches(prompts, new, self._graph.bytes_a_token)
+        # few prompts come in small batches, so that each thread has one
+        largest = min(BATCH, -(-len(prompts) // self._side_by_side))
+        chosen = batches(prompts, new, self._graph.bytes_a_token, largest)
 
         def answer(batch: list[int]) -> list[Ids]:
             own = [prompts[index] for index in batch]

@@ -146,7 +146,11 @@ def content() -> dict[str, Any]:
         "slices": [
             part("class", "a", "worse", -0.2),
             part("class", "b", "inside the noise", 0.01),
-            part("hard", "hard test", "too few rows", None),
+            {
+                **part("hard", "hard test", "too few rows", None),
+                "final": estimate(None),
+                "other": estimate(None),
+            },
         ],
         "choices": {
             "classical": {"how": "TF-IDF of the words.", "training_rows": 40},
@@ -253,7 +257,7 @@ def test_what_is_simpler_and_how_sure_that_is(tmp_path: Path, content: dict[str,
     text = " ".join(Text(write(tmp_path / "r", content)).seen)
     assert "classical TF-IDF of the words. 0.960 0.920 – 1.000 40 – no tokens" in text
     assert "base: the prompt that was used Answer with JSON." in text
-    assert "0.950 0.900 – 1.000 – 0 64, 9" in text
+    assert "0.950 0.900 – 1.000 40 0 64, 9" in text
     assert "classical the best simpler method, 20 rows of test 0.950 against 1.000 -0.050" in text
     assert "inside the noise p 0.250 1 2 0.210" in text
     assert "base → cpt 0 0 1.000" in text
@@ -264,7 +268,7 @@ def test_slices_and_classes(tmp_path: Path, content: dict[str, Any]) -> None:
     text = " ".join(Text(write(tmp_path / "r", content)).seen)
     assert "Worse in 1 of 2 slices: a (class)." in text
     assert "a 10 0.900 0.800 -0.200 (-0.250 to -0.150) worse p 0.020" in text
-    assert "hard test 10 0.900 0.800 not measured too few rows" in text
+    assert "hard test 10 – – too few rows" in text
     assert "a b other value no value a 10 b 1 9" in text
     assert "category Rows classical dpo a 10" in text
     plot = (tmp_path / "r" / "plots" / "confusion.csv").read_text().splitlines()

@@ -52,3 +52,26 @@ def test_counts(tmp_path: Path) -> None:
         "hard_test": 0,
         "regression": 2,
     }
+
+
+def test_what_may_be_learned_from(tmp_path: Path) -> None:
+    again = {**chat("9"), "messages": chat("1")["messages"]}
+    records = [chat("1"), {**chat("2"), "role": "general"}, again, {**chat("3"), "role": "train"}]
+    text = "".join(json.dumps(row) + "\n" for row in records)
+    (tmp_path / "train.jsonl").write_text(text)
+    found = rows.read_solved(tmp_path, "train")
+    assert [(row.id, row.split) for row in found] == [("1", "train"), ("3", "train")]
+
+
+def test_time_and_group_are_kept_and_a_system_turn_is_no_question(tmp_path: Path) -> None:
+    row = {**chat("1"), "time": "2026-09-01T00:00:00Z", "group": "g"}
+    row["messages"] = [{"role": "system", "content": "s"}, *chat("1")["messages"]]  # type: ignore[misc]
+    (found,) = rows.read(write(tmp_path, test=[row]), 0)
+    assert (found.time, found.group, found.question) == ("2026-09-01T00:00:00Z", "g", "q 1")
+
+
+def test_passages_carry_their_title(tmp_path: Path) -> None:
+    texts = ["Title\n\nfirst\n\n\n\nsecond", "only a title", "", "Title\n\nfirst"]
+    lines = "".join(json.dumps({"text": text}) + "\n" for text in texts)
+    (tmp_path / "corpus.jsonl").write_text(lines)
+    assert rows.read_passages(tmp_path) == ["Title\nfirst", "Title\nsecond", "only a title"]

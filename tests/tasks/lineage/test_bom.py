@@ -16,12 +16,14 @@ FACTS = {
     "files": {"merged": {"model.safetensors": "1" * 64}, "onnx": {"sub/model.onnx": "2" * 64}},
 }
 MEASURED = {
-    "dpo": {
-        "test": {
-            "exact_match": {"value": 0.9, "low": 0.8, "high": 0.95},
-            "perplexity": {"value": 1.5},
-        },
-        "hard_test": {"exact_match": {"value": None, "low": None, "high": None}},
+    "candidates": {
+        "dpo": {
+            "test": {
+                "exact_match": {"value": 0.9, "low": 0.8, "high": 0.95},
+                "perplexity": {"value": 1.5},
+            },
+            "hard_test": {"exact_match": {"value": None, "low": None, "high": None}},
+        }
     }
 }
 

@@ -146,7 +146,7 @@ def test_a_verdict_that_the_numbers_do_not_give_fails_though_signed(light) -> No
     light.register()
 
     def worse(measured: dict) -> None:
-        measured["dpo"]["test"]["exact_match"]["value"] = 0.5
+        measured["candidates"]["dpo"]["test"]["exact_match"]["value"] = 0.5
 
     edit(uploaded("evaluate.metrics.json"), worse)
     sign_anew()
