@@ -33,14 +33,12 @@ def sealed(purpose: str, document: Mapping[str, Any], private: Path) -> dict[str
         purpose: what kind of document it is; a seal holds for no other kind.
         private: the key, as `signing.signing_key` gives it.
     """
-    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives import hashes
     from cryptography.hazmat.primitives.asymmetric import ec
 
     named = {**document, KEY: signing.fingerprint(private)}
-    key = serialization.load_pem_private_key(private.read_bytes(), None)
-    signature = cast("EllipticCurvePrivateKey", key).sign(
-        _covered(purpose, named), ec.ECDSA(hashes.SHA256())
-    )
+    key: EllipticCurvePrivateKey = signing.load(private)
+    signature = key.sign(_covered(purpose, named), ec.ECDSA(hashes.SHA256()))
     return {**named, SEAL: base64.b64encode(signature).decode()}
 
 
