@@ -143,7 +143,7 @@ class Round:
     behind: str
     """The last line of `dvc` that was waited for."""
     after: float
-    """Seconds from that line to the kill."""
+    """Seconds from that line to the kill, at the pace of the undisturbed run."""
     hit: str
     runs: int
     """Until one succeeded; 0 when none did."""
@@ -212,24 +212,24 @@ def _undisturbed(project: Path, pristine: Path) -> Undisturbed:
 def _round(
     project: Path, pristine: Path, undisturbed: Undisturbed, number: int, seed: int
 ) -> Round:
-    """The moment is taken from the undisturbed run and told by what `dvc` says, since the machine
-    is not equally fast at all times."""
+    """The moment is taken from the undisturbed run, and found by what `dvc` says and by the pace so
+    far, since the machine is not equally fast at all times."""
     _anew(project, pristine)
     whom = WHOM[number % len(WHOM)]
     moment = random.Random(f"{seed} {number}").uniform(0, undisturbed.seconds)
     began = time.monotonic()
     lines = [(0.0, ""), *undisturbed.said]
     place = max(index for index, (at, _) in enumerate(lines) if at <= moment)
-    after = moment - lines[place][0]
+    at, behind = lines[place]
     remedies = Counter[str]()
     with watched(project) as writers:
-        hit = killed(project, whom, place, after)
+        hit = killed(project, whom, place, at, moment - at)
         runs = recover(project, remedies)
     return Round(
         number=number,
         whom=whom,
-        behind=lines[place][1],
-        after=after,
+        behind=behind,
+        after=moment - at,
         hit=hit,
         runs=runs,
         same=bool(runs) and hashes(project) == undisturbed.hashes,
@@ -290,14 +290,20 @@ def start(project: Path, log: Path) -> subprocess.Popen[bytes]:
         )
 
 
-def killed(project: Path, whom: str, events: int, after: float) -> str:
-    """Start a run and kill part of it, some seconds after so many events. Returns the stage hit."""
+def killed(project: Path, whom: str, events: int, expected: float, after: float) -> str:
+    """Start a run and kill part of it, some seconds after so many events. Returns the stage hit.
+
+    Args:
+        expected: when the last of these events was in the undisturbed run, in seconds.
+        after: seconds at the pace of the undisturbed run.
+    """
     log = project.with_name("killed.log")
+    began = time.monotonic()
     process = start(project, log)
     while process.poll() is None and len(_events(log)) < events:
         time.sleep(0.01)
     with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(after)
+        process.wait(after * ((time.monotonic() - began) / expected if events else 1))
     if process.poll() is not None:
         return "nothing: the run was over"
     at_work = stages(project)
