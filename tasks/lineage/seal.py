@@ -59,10 +59,7 @@ def check(purpose: str, document: Mapping[str, Any], trusted: Mapping[str, Path]
     if not signer or SEAL not in document:
         raise BadSignature("nobody has signed it, so anyone can have written it")
     if signer not in trusted:
-        raise BadSignature(
-            f"signed by the key {signer}, which is not trusted here; if you know whose it is, put "
-            f"its public half into {signing.TRUSTED}/ (or name it in {signing.TRUST_VARIABLE})"
-        )
+        raise signing.Stranger(signer)
     key = serialization.load_pem_public_key(trusted[signer].read_bytes())
     try:
         signature = base64.b64decode(str(document[SEAL]), validate=True)

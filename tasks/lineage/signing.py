@@ -50,6 +50,16 @@ class BadSignature(Exception):
     """A signature does not hold. The message says why, and what to do."""
 
 
+class Stranger(BadSignature):
+    """Nobody here knows the key. Whether the signature holds was not asked."""
+
+    def __init__(self, signer: str) -> None:
+        super().__init__(
+            f"signed by the key {signer}, which is not trusted here; if you know whose it is, put its "
+            f"public half into {TRUSTED}/ (or name it in {TRUST_VARIABLE})"
+        )
+
+
 def own_key() -> Path:
     """Where the user's private key lies, whether or not it was made yet."""
     config = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
@@ -147,10 +157,7 @@ def check(files: Mapping[str, str], signature: Path, trusted: Mapping[str, Path]
 
     signer = _named_signer(signature)
     if signer not in trusted:
-        raise BadSignature(
-            f"signed by the key {signer}, which is not trusted here; if you know whose it is, put "
-            f"its public half into {TRUSTED}/ (or name it in {TRUST_VARIABLE})"
-        )
+        raise Stranger(signer)
     library = _library("verifying")
     config = library.Config().use_elliptic_key_verifier(public_key=trusted[signer])
     try:
@@ -297,9 +304,10 @@ def _pem_of(path: Path, public: Any) -> bytes:
 
 
 def _trusted_files(root: Path) -> Iterator[Path]:
-    yield from sorted((root / TRUSTED).glob("*.pem"))
+    """Of two with one key the later counts, so that the repository's is named."""
+    if public_half(own_key()).exists():
+        yield public_half(own_key())
     for entry in filter(None, os.environ.get(TRUST_VARIABLE, "").split(os.pathsep)):
         path = Path(entry)
         yield from sorted(path.glob("*.pem")) if path.is_dir() else [path]
-    if public_half(own_key()).exists():
-        yield public_half(own_key())
+    yield from sorted((root / TRUSTED).glob("*.pem"))

@@ -8,9 +8,9 @@ import os
 import re
 import socket
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from filelock import FileLock
@@ -41,12 +41,23 @@ _SETTINGS = {
 class Unreachable(Exception):
     """MLflow does not answer. The message says where it was sought, and why not."""
 
+    remedy = "start it, or name another in MLFLOW_TRACKING_URI"
+
+
+class NotLetIn(Unreachable):
+    """MLflow answers, and does not know who asks."""
+
+    remedy = (
+        "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD to those of an account there"
+    )
+
 
 def connect() -> MlflowClient:
     """A client of the store at MLFLOW_TRACKING_URI, or of mlflow.db in the current folder.
 
     Raises:
         Unreachable: when nothing listens there, or it does not answer.
+        NotLetIn: when name or password are missing or wrong.
     """
     if named := os.environ.get("MLFLOW_TRACKING_URI"):
         _refuse_dead(named)
@@ -86,6 +97,17 @@ def patience(seconds: int, retries: int) -> Iterator[None]:
                 os.environ[name] = value
 
 
+def every(search: Callable[..., Any], **wanted: Any) -> Iterator[Any]:
+    """All that a search of MLflow finds, page after page."""
+    token = None
+    while True:
+        page = search(page_token=token, **wanted)
+        yield from page
+        token = page.token
+        if not token:
+            return
+
+
 def without_password(uri: str) -> str:
     """A store's address as it may stand in a log."""
     return re.sub(r"//[^/@]*@", "//", uri)
@@ -123,6 +145,8 @@ def _refuse_dead(uri: str) -> None:
 
 
 def _unreachable(uri: str, error: BaseException) -> Unreachable:
+    if "error code 401" in str(error):
+        return NotLetIn(f"MLflow at {without_password(uri)} does not let you in (401)")
     return Unreachable(f"MLflow at {without_password(uri)} does not answer ({brief(error)})")
 
 

@@ -120,3 +120,15 @@ def test_pickles_are_refused_and_telemetry_is_off(work_tree: Path) -> None:
 
     assert MLFLOW_ALLOW_PICKLE_DESERIALIZATION.get() is False
     assert MLFLOW_DISABLE_TELEMETRY.get() is True
+
+
+def test_every_page_of_a_search_is_read() -> None:
+    class Page(list[int]):
+        token: str | None
+
+    def search(page_token: str | None, wanted: str) -> Page:
+        page = Page([1, 2] if page_token is None else [3])
+        page.token = "more" if page_token is None else None
+        return page if wanted == "all" else Page()
+
+    assert list(store.every(search, wanted="all")) == [1, 2, 3]
