@@ -115,9 +115,10 @@ def prepare(project: Path) -> None:
         params["evaluate"]["gates"][gate] = 0.0
     with (project / "params.yaml").open("w", encoding="utf-8") as file:
         yaml.dump(params, file)
-    for path in (project / "data" / "raw").glob("*.jsonl"):
-        lines = path.read_bytes().splitlines(keepends=True)
-        path.write_bytes(b"".join(lines[:: max(1, len(lines) // ROWS.get(path.name, OTHER_ROWS))]))
+    for source in (project / "data" / "raw").glob("*.jsonl"):
+        lines = source.read_bytes().splitlines(keepends=True)
+        wanted = ROWS.get(source.name, OTHER_ROWS)
+        source.write_bytes(b"".join(lines[:: max(1, len(lines) // wanted)]))
     (project / "dvc.lock").unlink(missing_ok=True)
     who = ["-c", "user.name=kills", "-c", "user.email=kills@example.com"]
     for words in (["init", "--quiet"], ["add", "--all"], ["commit", "--quiet", "-m", "fast"]):
