@@ -27,7 +27,7 @@ from flows import registry_access, registry_server
 from flows.cli import app
 from flows.registry_access import AccessError, DatabaseProblem
 from flows.registry_server import BadAddress, Home, NotServed
-from tasks.lineage import audit, promotion, submission
+from tasks.lineage import audit, promotion, store, submission
 from tasks.lineage.registry import RegistryError
 from tasks.lineage.stage import FAULT, MISUSE
 
@@ -250,12 +250,17 @@ def test_on_postgresql_too_only_a_reviewer_promotes(
     check_only_a_reviewer_promotes(on_postgres, pipeline_without_onnx, monkeypatch)
 
 
-def test_nothing_is_read_without_a_password_that_fits(world: World) -> None:
+def test_nothing_is_read_without_a_password_that_fits(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for account in (world.account(None), Account(world.url, "tina", "guessed it wrong")):
         assert account("GET", "registered-models/get", name=NAME).status_code == 401
         assert account("GET", "experiments/search", max_results=1).status_code == 401
         assert account("GET", "/").status_code == 401
         assert account("GET", "/graphql").status_code == 401
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", world.url)
+    with pytest.raises(store.NotLetIn, match=r"does not let you in \(401\)"):
+        store.connect()
 
 
 def test_a_trainer_reads_the_champion_and_finds_no_way_round(world: World) -> None:
