@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 METRICS = Path("models/evaluate.metrics.json")
 VERDICT = Path("models/verdict.json")
 REPORT = Path("models/report/index.html")
-CARD = Path("models/report/README.md")
+CARD = Path("models/report/model_card.md")
 LOCAL_UI = "http://127.0.0.1:5000"
 PROVENANCE = Path("models/provenance.json")
 
@@ -53,9 +53,7 @@ class Results:
 
     def metrics(self, split: str) -> list[str]:
         """The metrics of the table: the primary one first, then those with a gate."""
-        return conclusions.shown_metrics(
-            self.document, self.verdict["gates"], split, MOST_METRICS
-        )
+        return conclusions.shown_metrics(self.document, self.verdict["gates"], split, MOST_METRICS)
 
     def asked(self, split: str) -> list[str]:
         """The candidates that answered the rows of a split."""

@@ -97,7 +97,7 @@ def write(
 ) -> None:
     """Write the folder; the same arguments give the same bytes.
 
-    `index.html` is the report, `README.md` the model card, `predictions.jsonl` every answer,
+    `index.html` is the report, `model_card.md` the model card (a README.md is what DVC ignores), `predictions.jsonl` every answer,
     `slices.json` every slice, `plots/confusion.csv` what `dvc plots show` draws.
 
     Args:
@@ -173,7 +173,7 @@ def write(
         records=records,
         confidence=confidence,
     )
-    (folder / "README.md").write_text(described, encoding="utf-8")
+    (folder / "model_card.md").write_text(described, encoding="utf-8")
 
 
 def _write_predictions(
