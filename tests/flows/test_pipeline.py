@@ -155,8 +155,8 @@ class TestUnderPrefect:
         assert "verdict on dpo: pass" in found["verdict"].data
         assert "models/report/index.html" in found["verdict"].data
         assert found["report"].data.endswith("models/report/index.html)")
-        assert found["model-card"].data.endswith("models/report/README.md)")
-        assert "models/report/README.md>" in found["verdict"].data
+        assert found["model-card"].data.endswith("models/report/model_card.md)")
+        assert "models/report/model_card.md>" in found["verdict"].data
         assert "mlflow-run" not in found  # nothing was recorded in MLflow
 
     def test_a_result_that_cannot_be_shown_fails_nothing(
