@@ -14,8 +14,9 @@ export DVC_NO_ANALYTICS := 1
 run: environment
 	@tunetrail run
 
+# Two workers, each with whole files, the longest first (tests/conftest.py).
 test: lint
-	@pytest
+	@pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 lint: environment
 	@ruff check .

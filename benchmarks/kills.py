@@ -1,12 +1,14 @@
 """Kill `dvc repro` at random moments, run it again, and see that it ends where it would have.
 
-    python benchmarks/kills.py --kills 50
+    python benchmarks/kills.py --kills 50 --folder /tmp/kills
 
-In a temporary clone with a small model and few steps.  Each round begins anew: nothing is done, the
-cache is empty.  `dvc repro` is started and, at a random moment of its expected time, SIGKILL goes to
-all of its processes, to `dvc` alone, or to the stage alone, in turn.  Then it is run again, at once,
-while a stage whose `dvc` was killed may still be at work.  Right is: it succeeds, every output has
-the hash that an undisturbed run gave it, and never were two processes writing the same stage.
+In a clone with a small model and few steps.  Each round begins anew: nothing is done, the cache is
+empty.  `dvc repro` is started and, at a random moment of an undisturbed run, SIGKILL goes to all of
+its processes, to `dvc` alone, or to the stage alone, in turn.  Then it is run again, at once, while a
+stage whose `dvc` was killed may still be at work.  Right is: it succeeds, every output has the hash
+that an undisturbed run gave it, and never were two processes writing the same stage.
+
+Each round is a line of results.jsonl in the folder.  The same command goes on where it was cut off.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import contextlib
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import statistics
@@ -26,6 +29,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import psutil
@@ -44,14 +48,21 @@ FAST = {
     ("base", "scratch", "layers"): 1,
     ("base", "scratch", "heads"): 2,
     ("base", "scratch", "intermediate_size"): 64,
+    ("base", "scratch", "pretraining", "steps"): 2,
+    ("compute", "threads"): 1,
     ("validate", "min_rows"): 1,
     ("cpt", "epochs"): 1,
+    ("cpt", "block_tokens"): 128,
+    ("cpt", "batch_size"): 16,
     ("sft", "epochs"): 1,
+    ("sft", "batch_size"): 16,
     ("dpo", "epochs"): 1,
+    ("dpo", "batch_size"): 16,
     ("evaluate", "max_new_tokens"): 2,
     ("evaluate", "regression_rows"): 4,
 }
-ROWS = 100
+ROWS = {"corpus.jsonl": 12}
+OTHER_ROWS = 100
 """About as many are left of each source of data/raw, evenly spread."""
 
 
@@ -63,15 +74,19 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="three kills")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--project", type=Path, help="kill this project's runs, not the pipeline's")
+    parser.add_argument("--folder", type=Path, help="keep all there, and go on from what is there")
     options = parser.parse_args()
     kills = 3 if options.quick else options.kills
-    with tempfile.TemporaryDirectory(prefix="tunetrail-kills-") as folder:
-        project = Path(folder) / "project"
-        if options.project:
-            shutil.copytree(options.project, project, symlinks=True)
-        else:
-            prepare(project)
-        right = disturb(project, kills, random.Random(options.seed))
+    with tempfile.TemporaryDirectory(prefix="tunetrail-kills-") as temporary:
+        folder = options.folder.resolve() if options.folder else Path(temporary)
+        project = folder / "project"
+        if not (folder / "pristine").exists():
+            shutil.rmtree(project, ignore_errors=True)
+            if options.project:
+                shutil.copytree(options.project, project, symlinks=True)
+            else:
+                prepare(project)
+        right = disturb(project, kills, options.seed)
     verdict = "ok" if right == kills else "short"
     print(f"claim: kills_survived measured {right} target {kills} {verdict}")
     sys.exit(right != kills)
@@ -98,47 +113,144 @@ def prepare(project: Path) -> None:
         section[key] = value
     for gate in params["evaluate"]["gates"]:
         params["evaluate"]["gates"][gate] = 0.0
-    params["merge"]["onnx"] = False
     with (project / "params.yaml").open("w", encoding="utf-8") as file:
         yaml.dump(params, file)
-    for path in (project / "data" / "raw").glob("*.jsonl"):
-        lines = path.read_bytes().splitlines(keepends=True)
-        path.write_bytes(b"".join(lines[:: max(1, len(lines) // ROWS)]))
+    for source in (project / "data" / "raw").glob("*.jsonl"):
+        lines = source.read_bytes().splitlines(keepends=True)
+        wanted = ROWS.get(source.name, OTHER_ROWS)
+        source.write_bytes(b"".join(lines[:: max(1, len(lines) // wanted)]))
     (project / "dvc.lock").unlink(missing_ok=True)
     who = ["-c", "user.name=kills", "-c", "user.email=kills@example.com"]
     for words in (["init", "--quiet"], ["add", "--all"], ["commit", "--quiet", "-m", "fast"]):
         subprocess.run(["git", *who, *words], cwd=project, check=True)
 
 
-def disturb(project: Path, kills: int, chance: random.Random) -> int:
+@dataclass(frozen=True)
+class Undisturbed:
+    """A run that nobody killed."""
+
+    seconds: float
+    said: list[tuple[float, str]]
+    """When `dvc` began a stage or wrote its lock file, in seconds from the start, and its line."""
+    hashes: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Round:
+    """A run that was killed, and what became of it."""
+
+    number: int
+    whom: str
+    behind: str
+    """The last line of `dvc` that was waited for."""
+    after: float
+    """Seconds from that line to the kill, at the pace of the undisturbed run."""
+    hit: str
+    runs: int
+    """Until one succeeded; 0 when none did."""
+    same: bool
+    two_writers: list[str]
+    remedies: dict[str, int]
+    seconds: float
+
+    @property
+    def right(self) -> bool:
+        return bool(self.runs) and self.same and not self.two_writers
+
+
+def disturb(project: Path, kills: int, seed: int) -> int:
     """Returns after how many of the kills all was right."""
     pristine = project.with_name("pristine")
-    shutil.copytree(project, pristine, symlinks=True)
-    began = time.monotonic()
-    said = repro(project)
-    if said.returncode:
-        sys.exit(f"the undisturbed run fails:\n{said.stdout[-3000:]}")
-    seconds = time.monotonic() - began
-    expected = hashes(project)
-    print(f"undisturbed: {seconds:.1f} s, {len(expected)} outputs", flush=True)
-    right, reruns, remedies = 0, [], Counter[str]()
+    if not pristine.exists():
+        beside = project.with_name("pristine.partial")
+        shutil.rmtree(beside, ignore_errors=True)
+        shutil.copytree(project, beside, symlinks=True)
+        beside.rename(pristine)
+    undisturbed = _undisturbed(project, pristine)
+    results = project.with_name("results.jsonl")
+    lines = results.read_text(encoding="utf-8").splitlines() if results.exists() else []
+    rounds = {done.number: done for done in (Round(**json.loads(line)) for line in lines)}
     for number in range(kills):
-        shutil.rmtree(project)
-        shutil.copytree(pristine, project, symlinks=True)
-        whom = WHOM[number % len(WHOM)]
-        after = chance.uniform(0.02, 0.98) * seconds
-        with watched(project) as writers:
-            hit = killed(project, whom, after)
-            runs = recover(project, remedies)
-        same = hashes(project) == expected if runs else False
-        good = bool(runs) and same and not writers
-        right += good
-        reruns.append(runs)
-        state = "right" if good else f"WRONG same={same} reruns={runs} two_writers={writers}"
-        print(f"{number + 1}/{kills} {whom} after {after:.1f} s ({hit}): {state}", flush=True)
+        if number not in rounds:
+            rounds[number] = done = _round(project, pristine, undisturbed, number, seed)
+            with results.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(asdict(done)) + "\n")
+            state = "right" if done.right else f"WRONG {done}"
+            print(
+                f"{number + 1}/{kills} {done.whom}, {done.after:.1f} s behind {done.behind!r} "
+                f"({done.hit}): {state}, {done.runs} reruns, {done.seconds:.0f} s",
+                flush=True,
+            )
+    counted = [rounds[number] for number in range(kills)]
+    reruns = [done.runs for done in counted]
+    remedies = sum((Counter(done.remedies) for done in counted), Counter[str]())
     print(f"reruns: median {statistics.median(reruns)}, most {max(reruns)}")
     print(f"remedies: {dict(remedies) or 'none'}")
-    return right
+    print(f"stages hit: {dict(Counter(done.hit for done in counted))}")
+    return sum(done.right for done in counted)
+
+
+def _undisturbed(project: Path, pristine: Path) -> Undisturbed:
+    kept = project.with_name("undisturbed.json")
+    if kept.exists():
+        return Undisturbed(**json.loads(kept.read_text(encoding="utf-8")))
+    _anew(project, pristine)
+    log = project.with_name("undisturbed.log")
+    said: list[tuple[float, str]] = []
+    began = time.monotonic()
+    process = start(project, log)
+    while process.poll() is None:
+        said += [(time.monotonic() - began, line) for line in _events(log)[len(said) :]]
+        time.sleep(0.02)
+    if process.returncode:
+        sys.exit(f"the undisturbed run fails:\n{log.read_text(errors='replace')[-3000:]}")
+    found = Undisturbed(time.monotonic() - began, said, hashes(project))
+    kept.write_text(json.dumps(asdict(found)), encoding="utf-8")
+    print(f"undisturbed: {found.seconds:.1f} s, {len(found.hashes)} outputs", flush=True)
+    return found
+
+
+def _round(
+    project: Path, pristine: Path, undisturbed: Undisturbed, number: int, seed: int
+) -> Round:
+    """The moment is taken from the undisturbed run, and found by what `dvc` says and by the pace so
+    far, since the machine is not equally fast at all times."""
+    _anew(project, pristine)
+    whom = WHOM[number % len(WHOM)]
+    moment = random.Random(f"{seed} {number}").uniform(0, undisturbed.seconds)
+    began = time.monotonic()
+    lines = [(0.0, ""), *undisturbed.said]
+    place = max(index for index, (at, _) in enumerate(lines) if at <= moment)
+    at, behind = lines[place]
+    remedies = Counter[str]()
+    with watched(project) as writers:
+        hit = killed(project, whom, place, at, moment - at)
+        runs = recover(project, remedies)
+    return Round(
+        number=number,
+        whom=whom,
+        behind=behind,
+        after=moment - at,
+        hit=hit,
+        runs=runs,
+        same=bool(runs) and hashes(project) == undisturbed.hashes,
+        two_writers=writers,
+        remedies=dict(remedies),
+        seconds=time.monotonic() - began,
+    )
+
+
+def _anew(project: Path, pristine: Path) -> None:
+    shutil.rmtree(project, ignore_errors=True)
+    shutil.copytree(pristine, project, symlinks=True)
+
+
+def _events(log: Path) -> list[str]:
+    """The lines in which `dvc` says that it begins a stage or writes its lock file."""
+    text = log.read_text(encoding="utf-8", errors="replace")
+    return re.findall(
+        r"^(?:Running stage|Generating lock file|Updating lock file) '.*'", text, re.M
+    )
 
 
 def repro(project: Path) -> subprocess.CompletedProcess[str]:
@@ -164,24 +276,48 @@ def environment() -> dict[str, str]:
     return {**os.environ, **told, "PYTHONPATH": "", "DO_NOT_TRACK": "1"}
 
 
-def killed(project: Path, whom: str, after: float) -> str:
-    """Start a run and kill part of it after some seconds. Returns the stage that it hit."""
-    process = subprocess.Popen(
-        command(),
-        cwd=project,
-        env=environment(),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    deadline = time.monotonic() + after
-    while time.monotonic() < deadline and process.poll() is None:
-        time.sleep(0.005)
+def start(project: Path, log: Path) -> subprocess.Popen[bytes]:
+    """A run in a session of its own. It writes to a file: what lives on when `dvc` is killed would
+    die of a closed pipe."""
+    with log.open("wb") as output:
+        return subprocess.Popen(
+            command(),
+            cwd=project,
+            env=environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+
+def killed(project: Path, whom: str, events: int, expected: float, after: float) -> str:
+    """Start a run and kill part of it, some seconds after so many events. Returns the stage hit.
+
+    Args:
+        expected: when the last of these events was in the undisturbed run, in seconds.
+        after: seconds at the pace of the undisturbed run.
+    """
+    log = project.with_name("killed.log")
+    began = time.monotonic()
+    process = start(project, log)
+    while process.poll() is None and len(_events(log)) < events:
+        time.sleep(0.01)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(after * ((time.monotonic() - began) / expected if events else 1))
+    if process.poll() is not None:
+        return "nothing: the run was over"
     at_work = stages(project)
     hit = next(iter(at_work.values()), "between stages")
     if whom == "all":
+        couriers = []
+        with contextlib.suppress(psutil.NoSuchProcess):
+            couriers = psutil.Process(process.pid).children(recursive=True)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
+        for child in couriers:  # they are in sessions of their own
+            with contextlib.suppress(psutil.NoSuchProcess):
+                child.kill()
     elif whom == "dvc":
         process.kill()
     else:
@@ -212,15 +348,14 @@ def recover(project: Path, remedies: Counter[str]) -> int:
 
 @contextlib.contextmanager
 def watched(project: Path) -> Iterator[list[str]]:
-    """Notes the stages whose outputs two processes wrote at once: both past the lock, neither dead."""
+    """Notes the stages that two processes worked on at once, both past the stage's lock."""
     seen: list[str] = []
     done = threading.Event()
 
     def watch() -> None:
-        while not done.wait(0.1):
-            for stage, count in Counter(writing(project)).items():
-                if count > 1:
-                    seen.append(stage)
+        while not done.wait(0.05):
+            by_stage = writers(project)
+            seen.extend(stage for stage, pids in by_stage.items() if len(pids) > 1)
 
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()
@@ -231,29 +366,26 @@ def watched(project: Path) -> Iterator[list[str]]:
         thread.join()
 
 
-def writing(project: Path) -> Iterator[str]:
-    """For each live process that holds a stage's lock, the stage."""
-    for pid, stage in stages(project).items():
-        lock = f"{project.resolve()}/.tunetrail/locks/{stage}.lock"
-        try:
-            held = holds(pid, lock)
-        except (OSError, psutil.Error):
-            continue
-        if held:
-            yield stage
+def writers(project: Path) -> dict[str, set[int]]:
+    """The processes that work on each stage's outputs.
 
-
-def holds(pid: int, path: str) -> bool:
-    """Whether a process holds a lock on a file, from /proc/locks."""
-    try:
-        inode = str(Path(path).stat().st_ino)
-    except FileNotFoundError:
-        return False
-    for line in Path("/proc/locks").read_text().splitlines():
+    A stage opens its spool file once it is past its lock, and holds a lock on that file until its
+    outputs are in place; each has a file of its own, so that two are seen.
+    """
+    stage_of = {}
+    for path in (project / ".tunetrail" / "spool").glob("*.jsonl"):
+        with contextlib.suppress(FileNotFoundError):
+            stage_of[str(path.stat().st_ino)] = path.name.split("-")[1]
+    found: dict[str, set[int]] = {}
+    for line in Path("/proc/locks").read_text(encoding="ascii").splitlines():
         words = line.split()
-        if "->" not in words and words[4] == str(pid) and words[5].rpartition(":")[2] == inode:
-            return True
-    return False
+        inode = words[-3].rpartition(":")[2]
+        if "->" not in words and inode in stage_of:
+            pid = int(words[-4])
+            with contextlib.suppress(psutil.Error):
+                if "tasks.lineage.courier" not in psutil.Process(pid).cmdline():
+                    found.setdefault(stage_of[inode], set()).add(pid)
+    return found
 
 
 def stages(project: Path) -> dict[int, str]:

@@ -68,6 +68,8 @@ class CleanTree:
                     f"the recorded changes do not fit commit {commit}: "
                     f"{applied.stderr.decode(errors='replace').strip()}"
                 )
+        if (folder / ".gitmodules").exists():
+            _checked(folder, "submodule", "--quiet", "update", "--init", "--recursive")
         tree = cls(folder / prefix)
         dvc_storage.use_own_cache(tree.root)
         return tree

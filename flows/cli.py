@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import getpass
 import logging
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
+
+if TYPE_CHECKING:
+    from tasks.lineage.verify import Report
 
 DONE, GATE, MISUSE, FAULT = 0, 1, 2, 3
 """Exit codes, as of the stages."""
@@ -180,15 +184,9 @@ def engines(
 def sync() -> None:
     """Deliver to MLflow what was recorded while it was out of reach."""
     from tasks import register
-    from tasks.lineage.stage import StageError
-    from tasks.lineage.store import Unreachable
 
-    try:
+    with _told("all is kept, run `tunetrail sync` when it is back"):
         version, problems = register.sync()
-    except Unreachable as error:
-        _stop(f"{error}; all is kept, run `tunetrail sync` when it is back", FAULT)
-    except StageError as error:
-        _stop(str(error), error.exit_code)
     if problems:
         _stop("\n".join(problems), FAULT)
     print("MLflow has every run.")
@@ -211,15 +209,9 @@ def verify(
 
     from tasks.lineage import evidence
     from tasks.lineage import verify as verification
-    from tasks.lineage.stage import StageError
-    from tasks.lineage.store import Unreachable
 
-    try:
+    with _told():
         report = verification.verify(*evidence.parse(version))
-    except Unreachable as error:
-        _stop(f"{error}; start it, or name another in MLFLOW_TRACKING_URI", FAULT)
-    except StageError as error:
-        _stop(str(error), error.exit_code)
     if as_json:
         print(json.dumps({"holds": report.holds, **dataclasses.asdict(report)}, indent=2))
     else:
@@ -229,11 +221,35 @@ def verify(
         print(
             f"{report.model}@{report.number} is what was signed, and says what its files say."
             if report.holds
-            else f"{report.model}@{report.number} is not proven: {len(report.failed)} of "
-            f"{len(report.findings)} checks fail. Do not serve it; register it anew from its sources."
+            else f"{report.model}@{report.number} is not proven: {_failing(report)}"
         )
     if not report.holds:
         raise typer.Exit(GATE)
+
+
+def _failing(report: Report) -> str:
+    failed = len(report.failed)
+    how_many = f"{failed} of {len(report.findings)} checks {'fails' if failed == 1 else 'fail'}"
+    remedy = "mend that" if report.mendable else "register it anew from its sources"
+    return f"{how_many}. Do not serve it; {remedy}."
+
+
+@app.command()
+def key() -> None:
+    """Show your signing key, and how to have it trusted."""
+    from tasks.lineage import git, signing
+
+    with _told():
+        private = signing.signing_key()
+        fingerprint = signing.fingerprint(private)
+        trusted = signing.trusted_keys(Path()).get(fingerprint)
+    print(f"Your key is {fingerprint}, in {private}")
+    if trusted is not None and trusted.parent == signing.TRUSTED:
+        print(f"This repository trusts it as {trusted}.")
+        return
+    name = (git.author() or getpass.getuser()).partition("@")[0]
+    copy = f"cp {signing.public_half(private)} {signing.TRUSTED}/{name}.pem"
+    print(f"Next: `mkdir -p {signing.TRUSTED} && {copy}`, and commit that")
 
 
 @app.command()
@@ -254,16 +270,10 @@ def reproduce(
 ) -> None:
     """Build a version anew, compare, and note the answer on it."""
     from flows import reproduce as reproduction
-    from tasks.lineage.stage import StageError
-    from tasks.lineage.store import Unreachable
 
     place = folder.absolute() if folder else None
-    try:
+    with _told():
         done = reproduction.reproduce(version, keep, place, any_environment, tolerance, print)
-    except Unreachable as error:
-        _stop(f"{error}; start it, or set MLFLOW_TRACKING_URI", FAULT)
-    except StageError as error:
-        _stop(str(error), error.exit_code)
     print(f"{version} is {done.answer}", *done.lines(), sep="\n")
     raise typer.Exit(done.exit_code)
 
@@ -351,11 +361,20 @@ def promote(
         str | None, typer.Option(help="Who reviewed it; git's user.email otherwise.")
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask; the evidence is seen.")] = False,
+    form: Annotated[
+        bool, typer.Option("--form", help="Ask in Prefect's pages: reviewer, comment, yes or no.")
+    ] = False,
 ) -> None:
     """Make a candidate the champion, if its evidence holds."""
     from tasks.lineage import git, promotion
     from tasks.params import load
 
+    if form:
+        from flows.promote import by_form
+
+        with _told():
+            print(by_form(candidate))
+        return
     who = reviewer or git.author() or ""
     with _told():
         settings = load(Path("params.yaml")).promote
@@ -408,6 +427,7 @@ def audit(
 
 @app.command()
 def lineage(
+    context: typer.Context,
     what: Annotated[
         str,
         typer.Argument(
@@ -419,16 +439,18 @@ def lineage(
 ) -> None:
     """Show what something was made from, and what was made from it."""
     from flows import lineage
-    from tasks.lineage.stage import StageError
 
+    with _told():
+        shown = lineage.show(what, code) if svg is None else lineage.draw(what)
+    if svg is None:
+        print(shown)
+        return
+    place = context.obj / svg  # as seen from where the command was given
     try:
-        if svg is None:
-            print(lineage.show(what, code))
-        else:
-            svg.write_text(lineage.draw(what), encoding="utf-8")
-            print(f"drawn: open {svg}")
-    except StageError as error:
-        _stop(str(error), error.exit_code)
+        place.write_text(shown, encoding="utf-8")
+    except OSError as error:
+        _stop(f"{place}: {error.strerror}; choose another file", MISUSE)
+    print(f"drawn: open {place}")
 
 
 @app.command()
@@ -453,22 +475,16 @@ def gc(
         bool, typer.Option("--dry-run", help="Only show what would go, as without --yes.")
     ] = False,
 ) -> None:
-    """Show, or remove, what no registered version and no branch needs."""
+    """Show, or remove, what no version and no branch needs."""
     from flows import gc as collection
-    from tasks.lineage.stage import StageError
-    from tasks.lineage.store import Unreachable
 
-    try:
+    with _told("it alone knows what registered versions need, so nothing goes"):
         waste = collection.find()
         print(*waste.lines(), sep="\n")
         if dry_run or not yes:
             print("Nothing was removed. Next: `tunetrail gc --yes`")
             return
         collection.remove(waste)
-    except Unreachable as error:
-        _stop(f"{error}; it alone knows what registered versions need, so nothing goes", FAULT)
-    except StageError as error:
-        _stop(str(error), error.exit_code)
     print("Removed.")
     if waste.by_hand:
         print(f"The runs go where MLflow's database is: `{waste.by_hand}`")
@@ -612,8 +628,12 @@ def _show_results() -> bool:
 
 
 @contextmanager
-def _told() -> Iterator[None]:
-    """Stop at what the registry or its rooms object to, with its words and exit code."""
+def _told(unreachable: str | None = None) -> Iterator[None]:
+    """Stop at what the registry or its rooms object to, with its words and exit code.
+
+    Args:
+        unreachable: what is to be said when MLflow does not answer, in place of the remedy.
+    """
     from tasks.lineage.stage import StageError
     from tasks.lineage.store import Unreachable
     from tasks.params import ParamsError
@@ -621,11 +641,20 @@ def _told() -> Iterator[None]:
     try:
         yield
     except Unreachable as error:
-        _stop(f"{error}; start it, or name another in MLFLOW_TRACKING_URI", FAULT)
+        _stop(f"{error}; {unreachable or error.remedy}", FAULT)
     except ParamsError as error:
         _stop(str(error), MISUSE)
     except StageError as error:
         _stop(str(error), error.exit_code)
+    except Exception as error:
+        from mlflow import MlflowException
+
+        if not isinstance(error, MlflowException):
+            raise
+        from tasks.lineage.store import brief
+
+        remedy = "see that the name is right, and that your account may do that"
+        _stop(f"MLflow refuses: {brief(error)}; {remedy}", FAULT)
 
 
 def _stop(message: str, code: int) -> NoReturn:

@@ -23,7 +23,7 @@ from flows import dvc_storage
 from flows.dvc_dag import RWLOCK
 from flows.preflight import LEAST_FREE_BYTES, LOCK
 from tasks.lineage import courier, hashes, packages, promotion, stage, store
-from tasks.lineage.stage import STATE
+from tasks.lineage.stage import STATE, StageError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -85,8 +85,18 @@ def _remotes() -> Iterator[Finding]:
             yield Finding(f"out of reach ({why})", name, remedy)
         elif remote.folder is not None:
             for path in _damaged(dvc_storage.objects_of(remote.folder)):
-                remedy = f"`rm -f {path}`, then `dvc push` from where it is whole"
+                remedy = _restored(path)
                 yield Finding("its content is not what its name says", str(path), remedy)
+
+
+def _restored(path: Path) -> str:
+    """What puts back an object of a remote.  `dvc push` would not: it believes its own note of what
+    it pushed before."""
+    name = path.parent.name + path.name
+    kept = dvc_storage.object_path(dvc_storage.storage().cache, name)
+    if kept.is_file() and hashes.file_hash(kept, "md5") == name.removesuffix(".dir"):
+        return f"`cp -f {kept} {path}`"
+    return "`tunetrail doctor` in a clone whose cache has it whole says how to put it back"
 
 
 def _dvc_files() -> Iterator[Finding]:
@@ -196,10 +206,18 @@ def _mlflow() -> Iterator[Finding]:
     try:
         client = store.connect()
     except store.Unreachable as error:
-        yield Finding(str(error), "MLflow", "start it, or set MLFLOW_TRACKING_URI")
+        yield Finding(str(error), "MLflow", error.remedy)
         return
-    yield from _running(client)
-    yield from _aliases(client)
+    from mlflow import MlflowException
+
+    try:
+        yield from _running(client)
+        yield from _aliases(client)
+    except StageError as error:
+        yield Finding(str(error), "registry", "then look again")
+    except MlflowException as error:
+        remedy = "see that it is well, and that your account may read"
+        yield Finding(f"refuses: {store.brief(error)}", "MLflow", remedy)
 
 
 def _running(client: MlflowClient) -> Iterator[Finding]:
@@ -212,7 +230,7 @@ def _running(client: MlflowClient) -> Iterator[Finding]:
 def _aliases(client: MlflowClient) -> Iterator[Finding]:
     """Aliases that serve a version on less evidence than promotion asks for."""
     for problem in promotion.problems(client):
-        yield Finding(problem, "registry", "`tunetrail rollback`, or promote a version that holds")
+        yield Finding(problem.why, problem.what, problem.remedy)
 
 
 CHECKS: dict[str, Callable[[], Iterator[Finding]]] = {

@@ -150,14 +150,9 @@ def registered(client: MlflowClient) -> Iterator[Version]:
 
 
 def _all_versions(client: MlflowClient) -> Iterator[Any]:
-    token = None
-    while True:
-        page = client.search_model_versions(page_token=token)
-        for found in page:  # what a search gives lacks some tags of a copy
-            yield client.get_model_version(found.name, found.version)
-        token = page.token
-        if not token:
-            return
+    for found in store.every(client.search_model_versions):
+        # what a search gives lacks some tags of a copy
+        yield client.get_model_version(found.name, found.version)
 
 
 def _needed(version: Version, where: dvc_storage.Storage) -> Iterator[str]:
@@ -172,7 +167,7 @@ def _needed(version: Version, where: dvc_storage.Storage) -> Iterator[str]:
         elif not _in_git(version.commit, path):
             raise Refused(
                 f"{version.name} needs {path} ({md5}), and the list of its files is in no cache and "
-                "no remote, so they cannot be told from what may go; "
+                "no remote, so they cannot be told from what may go; `git fetch` where git keeps it, "
                 "`dvc push` it from where the version was registered, or delete the version"
             )
 
@@ -220,15 +215,8 @@ def _deleted_runs(client: MlflowClient, versions: list[Version]) -> dict[str, st
 def _deleted(client: MlflowClient, experiments: list[str]) -> Iterator[Any]:
     from mlflow.entities import ViewType
 
-    token = None
-    while True:
-        page = client.search_runs(
-            experiments, run_view_type=ViewType.DELETED_ONLY, page_token=token
-        )
-        yield from page
-        token = page.token
-        if not token:
-            return
+    deleted = {"experiment_ids": experiments, "run_view_type": ViewType.DELETED_ONLY}
+    return store.every(client.search_runs, **deleted)
 
 
 def _check_model(client: MlflowClient, version: Version) -> None:

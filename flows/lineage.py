@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks.lineage import drawing, graph, provenance, store
+from tasks.lineage import audit, drawing, graph, provenance, store
 from tasks.lineage.console import log
 from tasks.lineage.graph import Graph, Node, Version
 
@@ -41,11 +41,11 @@ def known() -> Graph:
 def _registered(client: MlflowClient) -> Iterator[tuple[Version, Mapping[str, Any]]]:
     """Every version that has a provenance, with it; a version that was copied shares its run."""
     documents: dict[str, tuple[str, Mapping[str, Any]]] = {}
-    for model in client.search_registered_models():
+    for model in store.every(client.search_registered_models):
         aliases: dict[str, list[str]] = {}
         for alias, number in model.aliases.items():
             aliases.setdefault(str(number), []).append(alias)
-        for version in client.search_model_versions(f"name = '{model.name}'"):
+        for version in audit.versions(client, model.name):
             if version.run_id not in documents:
                 if not (read := _read(client, version.run_id)):
                     continue
@@ -57,7 +57,14 @@ def _registered(client: MlflowClient) -> Iterator[tuple[Version, Mapping[str, An
 
 def _read(client: MlflowClient, run_id: str | None) -> tuple[str, Mapping[str, Any]] | None:
     """Identity and content of the provenance that a run holds; None for a run of another kind."""
-    names = {item.path for item in client.list_artifacts(run_id)} if run_id else set()
+    from mlflow import MlflowException
+
+    try:
+        names = {item.path for item in client.list_artifacts(run_id)} if run_id else set()
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        names = set()  # the run is gone for good
     if PROVENANCE.name not in names:
         return None
     with tempfile.TemporaryDirectory(prefix="tunetrail-") as folder:

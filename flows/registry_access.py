@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import warnings
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -250,7 +251,9 @@ def _artifacts_proxied() -> Iterator[None]:
 
 def _accounts(database: str) -> Any:
     """The auth app's tables, in the database of everything else, so that one backup has all."""
-    from mlflow.server.auth.sqlalchemy_store import SqlAlchemyStore
+    with warnings.catch_warnings():  # of what MLflow's server is built on, to who runs it
+        warnings.simplefilter("ignore")
+        from mlflow.server.auth.sqlalchemy_store import SqlAlchemyStore
 
     accounts = SqlAlchemyStore()
     accounts.init_db(database)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 METRICS = Path("models/evaluate.metrics.json")
 VERDICT = Path("models/verdict.json")
 REPORT = Path("models/report/index.html")
-CARD = Path("models/report/README.md")
+CARD = Path("models/report/model_card.md")
 LOCAL_UI = "http://127.0.0.1:5000"
 PROVENANCE = Path("models/provenance.json")
 

@@ -14,7 +14,7 @@ from tasks.lineage.stage import GateError, Metrics, Out
 from tasks.model import adapter as adapters
 from tasks.model import chat
 from tasks.params import Compute, Dpo
-from tasks.training import examples, loop
+from tasks.training import examples, loop, resume
 
 FIRST_LOSS = math.log(2)
 """Before the first step policy and reference are the same model, so every margin is zero and the loss is
@@ -37,10 +37,12 @@ def run(
     seed(compute)
     tokenizer = chat.load_tokenizer(base)
     pairs = examples.preference_pairs(examples.read_rows(data / "preferences.jsonl"), tokenizer)
+    held_out = examples.read_rows(data / "preferences_validation.jsonl")
+    validation = examples.preference_pairs(held_out, tokenizer)
     model = adapters.load_trainable(base, adapter)
 
-    trainer = _trainer(model, tokenizer, pairs, dpo, compute)
-    points = loop.train(trainer, "preference optimisation", curve)
+    trainer = _trainer(model, tokenizer, pairs, validation, dpo, compute)
+    points = loop.train(trainer, "preference optimisation", curve, dpo)
     check_first_loss(points[0]["loss"])
 
     method = adapters.read_method(adapter)["method"]
@@ -52,6 +54,8 @@ def run(
         "steps": len(points),
         "loss_first": points[0]["loss"],
         "loss_last": points[-1]["loss"],
+        "validation_loss": trainer.best.loss,
+        "best_step": trainer.best.step,
         "reward_accuracy_last": points[-1]["reward_accuracy"],
         "reward_margin_last": points[-1]["reward_margin"],
     }
@@ -66,11 +70,13 @@ def check_first_loss(loss: float) -> None:
         )
 
 
-def _trainer(model: Any, tokenizer: Any, pairs: Any, dpo: Dpo, compute: Compute) -> Any:
+def _trainer(
+    model: Any, tokenizer: Any, pairs: Any, validation: Any, dpo: Dpo, compute: Compute
+) -> Any:
     from trl.trainer.dpo_config import DPOConfig
     from trl.trainer.dpo_trainer import DPOTrainer
 
-    class RenderedDPOTrainer(DPOTrainer):  # type: ignore[misc]
+    class RenderedDPOTrainer(resume.Resumable, DPOTrainer):  # type: ignore[misc]
         """TRL's trainer on pairs that `tasks.model.chat` has rendered already."""
 
         def _prepare_dataset(self, dataset: Any, *arguments: Any) -> Any:
@@ -87,6 +93,7 @@ def _trainer(model: Any, tokenizer: Any, pairs: Any, dpo: Dpo, compute: Compute)
             model=model,
             args=DPOConfig(**arguments),
             train_dataset=pairs,
+            eval_dataset=validation,
             processing_class=tokenizer,
         )
     return trainer

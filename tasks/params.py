@@ -195,11 +195,18 @@ class Training(Optimiser):
     epochs: Count
 
 
+class Validated(Training):
+    """Ends with the weights of the lowest validation loss."""
+
+    validations: Count
+    patience: Count | None
+
+
 class Cpt(Training):
     block_tokens: Annotated[int, Field(ge=16)]
 
 
-class Sft(Training):
+class Sft(Validated):
     method: Literal["qlora", "lora"]
     lora_r: Count
     lora_alpha: Count
@@ -207,7 +214,7 @@ class Sft(Training):
     target_modules: Literal["all-linear"] | Annotated[list[str], Field(min_length=1)]
 
 
-class Dpo(Training):
+class Dpo(Validated):
     beta: Positive
 
 

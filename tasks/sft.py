@@ -12,7 +12,7 @@ from tasks.lineage.console import log, quiet
 from tasks.lineage.stage import Metrics, Out
 from tasks.model import adapter, chat
 from tasks.params import Compute, Sft
-from tasks.training import examples, loop
+from tasks.training import examples, loop, resume
 
 
 def run(base: Path, data: Path, out: Out, curve: Out, sft: Sft, compute: Compute) -> Metrics:
@@ -35,9 +35,8 @@ def run(base: Path, data: Path, out: Out, curve: Out, sft: Sft, compute: Compute
     )
 
     trainer = _trainer(model, tokenizer, train, validation, sft, compute)
-    points = loop.train(trainer, "supervised fine-tuning", curve)
-    validation_loss = round(float(trainer.evaluate()["eval_loss"]), 6)
-    log.info("validation loss %.4f", validation_loss)
+    points = loop.train(trainer, "supervised fine-tuning", curve, sft)
+    log.info("validation loss %.4f, of step %d", trainer.best.loss, trainer.best.step)
 
     adapter.save(model, base, sft.method, out)
     return {
@@ -47,7 +46,8 @@ def run(base: Path, data: Path, out: Out, curve: Out, sft: Sft, compute: Compute
         "steps": len(points),
         "loss_first": points[0]["loss"],
         "loss_last": points[-1]["loss"],
-        "validation_loss": validation_loss,
+        "validation_loss": trainer.best.loss,
+        "best_step": trainer.best.step,
     }
 
 
@@ -57,13 +57,16 @@ def _trainer(
     from trl.trainer.sft_config import SFTConfig
     from trl.trainer.sft_trainer import SFTTrainer
 
+    class ResumableSFTTrainer(resume.Resumable, SFTTrainer):  # type: ignore[misc]
+        """Goes on where a killed run stopped."""
+
     with tempfile.TemporaryDirectory() as scratch, adapter.kept_in_float32(model):
         arguments = loop.arguments(sft, compute, Path(scratch)) | {
             "num_train_epochs": sft.epochs,
             "max_length": None,  # `format` rejected what is too long; nothing is ever cut
             "dataset_kwargs": {"skip_prepare_dataset": True},  # tasks.model.chat rendered it
         }
-        trainer = SFTTrainer(
+        trainer = ResumableSFTTrainer(
             model=model,
             args=SFTConfig(**arguments),
             train_dataset=train,

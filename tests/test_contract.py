@@ -34,6 +34,7 @@ MACHINERY = {
     "tasks/lineage/stage.py": "calls the stage; its own files are the records, which say what ran",
     "tasks/lineage/console.py": "what a person sees",
     "tasks/lineage/tracking.py": "what MLflow is told",
+    "tasks/lineage/unfinished.py": "where an interrupted stage finds what it kept",
     "tasks/lineage/courier.py": "carries that to MLflow",
     "tasks/lineage/store.py": "finds MLflow",
     "tasks/lineage/git.py": "asks for the commit, for MLflow alone",

@@ -1,5 +1,6 @@
 """Commands in the documents exist, values are ones that params.yaml can have, links lead somewhere."""
 
+import functools
 import re
 import shlex
 import subprocess
@@ -31,6 +32,12 @@ def commands() -> list[str]:
     return sorted(found)
 
 
+@functools.cache
+def answer(*probe: str) -> subprocess.CompletedProcess[str]:
+    """What a program says; documents name most of them several times."""
+    return subprocess.run(probe, cwd=ROOT, capture_output=True, text=True, timeout=180, check=False)
+
+
 def exists(command: str) -> tuple[bool, str]:
     """Whether a documented command line is one that its program accepts, without running it."""
     words = shlex.split(command, comments=True)
@@ -52,7 +59,7 @@ def exists(command: str) -> tuple[bool, str]:
         return True, "shell"
     else:
         return False, f"unknown program {words[0]}"
-    done = subprocess.run(probe, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    done = answer(*probe)
     unknown = []
     if words[0] in ("tunetrail", "python"):
         unknown = [word for word in words if word[:2] == "--" and word not in done.stdout]

@@ -97,8 +97,8 @@ def write(
 ) -> None:
     """Write the folder; the same arguments give the same bytes.
 
-    `index.html` is the report, `README.md` the model card, `predictions.jsonl` every answer,
-    `slices.json` every slice, `plots/confusion.csv` what `dvc plots show` draws.
+    `index.html` is the report, `model_card.md` the model card (DVC ignores a README.md),
+    `predictions.jsonl` every answer, `slices.json` every slice, `plots/confusion.csv` what `dvc plots show` draws.
 
     Args:
         texts: the answers of each candidate in the order of `rows`; None where it was not asked.
@@ -173,7 +173,7 @@ def write(
         records=records,
         confidence=confidence,
     )
-    (folder / "README.md").write_text(described, encoding="utf-8")
+    (folder / "model_card.md").write_text(described, encoding="utf-8")
 
 
 def _write_predictions(

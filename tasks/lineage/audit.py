@@ -5,7 +5,8 @@ the experiment `<name>-audit`.  MLflow takes a parameter once and never changes 
 reviewers who write the same entry at once one gets it, and the other writes the next: a chain, no
 fork.  Each entry holds the sha256 of the one before and is sealed with the reviewer's key, so that
 none can be edited, removed, moved or inserted unseen.  The hash of the newest is also a tag of the
-registered model and of the version that it speaks of, which shows entries that were cut off.
+registered model and of the version that it speaks of, which shows entries that were cut off; and each
+work tree remembers the newest that it has read, should these tags have been set back too.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from tasks.lineage import courier, seal, signing
-from tasks.lineage.stage import StageError
+from tasks.lineage import courier, seal, signing, store, whole
+from tasks.lineage.stage import STATE, StageError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -35,6 +36,9 @@ HEAD_TAG = "audit.head"
 """Of the registered model: the hash of the newest entry that was carried out."""
 ENTRY_TAG = "audit.entry"
 """Of a version: the hash of the entry that made it champion last."""
+
+SEEN = STATE / "audit"
+"""Of a work tree: the hash of the newest entry that it has seen, by the run that holds the record."""
 
 _KEY = "entry."
 _FIRST = "0" * 64
@@ -199,6 +203,8 @@ def read(client: MlflowClient, model: str, root: Path) -> Record:
                 "hold: entries were cut off or edited"
             )
     problems += _other_records(client, model, run_id)
+    if run_id is not None and not problems:
+        problems += _less_than_seen(root / SEEN / run_id, entries)
     return Record(model, run_id, entries, head, problems)
 
 
@@ -286,7 +292,7 @@ def append(
 
 def versions(client: MlflowClient, model: str) -> list[Any]:
     """Every version of a registered model."""
-    return list(client.search_model_versions(f"name = '{model}'"))
+    return list(store.every(client.search_model_versions, filter_string=f"name = '{model}'"))
 
 
 def now() -> str:
@@ -313,10 +319,13 @@ def _texts(client: MlflowClient, run_id: str) -> dict[str, str]:
     """The entries by the name of their parameter; none when the run is gone."""
     from mlflow import MlflowException
 
-    with contextlib.suppress(MlflowException):
+    try:
         params = client.get_run(run_id).data.params
-        return {name: text for name, text in params.items() if name.startswith(_KEY)}
-    return {}
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return {}
+        raise  # who cannot reach the record must not be told that it was cut off
+    return {name: text for name, text in params.items() if name.startswith(_KEY)}
 
 
 def _chained(
@@ -352,6 +361,21 @@ def _wrong(
     except (ValueError, KeyError, TypeError, AttributeError):
         return "cannot be read: it was edited"
     return None
+
+
+def _less_than_seen(seen: Path, entries: Sequence[Entry]) -> list[str]:
+    """Who owns the database can cut off entries and set back every tag that tells of them; whoever
+    has read the record before finds out."""
+    known = seen.read_text(encoding="utf-8") if seen.exists() else None
+    if known is not None and known not in [entry.hash for entry in entries]:
+        return [
+            f"the entry {known[:12]}, which was read here before, is not in it any more: entries were "
+            f"cut off, or the database was set back ({seen} remembers it)"
+        ]
+    if entries and known != entries[-1].hash:
+        with contextlib.suppress(OSError):  # a place to serve from need not be writable
+            whole.write_text(seen, entries[-1].hash)
+    return []
 
 
 def _other_records(client: MlflowClient, model: str, run_id: str | None) -> list[str]:

@@ -74,7 +74,7 @@ class Evidence:
     tags: Mapping[str, str]
     description: str
     run: Any
-    """The MLflow run that registered it."""
+    """The MLflow run that registered it; None when it is gone for good."""
     files: Mapping[str, Path]
     """Every file of the version, by its path there."""
 
@@ -142,8 +142,8 @@ def collect(client: MlflowClient, version: Any, folder: Path) -> Evidence:
     """All that lies with a version: read in place on this machine, downloaded into `folder` else."""
     from mlflow import MlflowException
 
-    run = client.get_run(version.run_id)
-    files = _files(run.info.artifact_uri, folder / "run")
+    run = _run(client, version.run_id)
+    files = _files(run.info.artifact_uri, folder / "run") if run else {}
     files = {
         name: path
         for name, path in files.items()
@@ -162,6 +162,17 @@ def collect(client: MlflowClient, version: Any, folder: Path) -> Evidence:
         run=run,
         files={**files, **{f"{MODEL}/{name}": path for name, path in served.items()}},
     )
+
+
+def _run(client: MlflowClient, run_id: str) -> Any:
+    from mlflow import MlflowException
+
+    try:
+        return client.get_run(run_id)
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return None
+        raise
 
 
 def tags(

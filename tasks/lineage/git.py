@@ -90,22 +90,43 @@ def _changes(written: Sequence[str], limit_bytes: int) -> tuple[list[str], bytes
         real = _git("rev-parse", "--git-path", "index")
         if real and Path(real).exists():
             shutil.copy2(real, index)  # by its time git tells which entries it must not rely on
-        environment = {**os.environ, "GIT_INDEX_FILE": str(index)}
+        environment = {**_environment(), "GIT_INDEX_FILE": str(index)}
         new = _run(environment, "ls-files", "--others", "--exclude-standard", "-z", *paths)
         by_name = ["--pathspec-from-file=-", "--pathspec-file-nul"]
         add = ["--literal-pathspecs", "add", "--intent-to-add", *by_name]
+        _refuse_repositories([name for name in _names(new) if name.endswith("/")])
         if new:
             _run(environment, *add, given=new)
         # a patch must not depend on the user's settings
         diff = ["-c", "core.quotepath=off", "diff", "--no-ext-diff", "--no-textconv", "--no-color"]
-        names = _run(environment, *diff, "--no-renames", "--name-only", "-z", "HEAD", *paths)
-        changed = [os.fsdecode(name) for name in names.split(b"\0") if name]
+        diff += ["--no-renames", "--no-relative", "--ignore-submodules=none"]
+        raw = _names(_run(environment, *diff, "--raw", "-z", "HEAD", *paths))
+        changed = raw[1::2]  # behind modes, hashes and kind of change
+        how = zip(raw[::2], changed, strict=True)
+        _refuse_repositories([name for modes, name in how if _LINK in modes])
         _refuse_large(changed, limit_bytes)
-        prefixes = ["--src-prefix=a/", "--dst-prefix=b/", "--no-renames"]
-        patch = _run(environment, *diff, *prefixes, "--binary", "--full-index", "HEAD", *paths)
+        form = ["--src-prefix=a/", "--dst-prefix=b/", "--unified=3", "--binary", "--full-index"]
+        patch = _run(environment, *diff, *form, "HEAD", *paths)
     if len(patch) > limit_bytes:
         raise ChangesTooLarge(f"{len(patch):,} bytes of changes in {', '.join(changed[:5])}")
     return changed, patch
+
+
+_LINK = "160000"
+"""The mode of what is a repository of its own: a submodule, or one that happens to lie here."""
+
+
+def _names(told: bytes) -> list[str]:
+    return [os.fsdecode(name) for name in told.split(b"\0") if name]
+
+
+def _refuse_repositories(names: Sequence[str]) -> None:
+    """Of a repository in the repository a patch names the commit at best, never what differs there."""
+    if names:
+        raise GitFailed(
+            f"{', '.join(names)}: a repository of its own, whose changes no patch holds; commit "
+            "there and then here, or name it in .gitignore"
+        )
 
 
 def _refuse_large(changed: Sequence[str], limit_bytes: int) -> None:
@@ -116,6 +137,12 @@ def _refuse_large(changed: Sequence[str], limit_bytes: int) -> None:
     if sum(sizes.values()) > 100 * limit_bytes:
         largest = sorted(sizes, key=lambda name: -sizes[name])[:5]
         raise ChangesTooLarge(f"{sum(sizes.values()):,} bytes in {', '.join(largest)}")
+
+
+def _environment() -> dict[str, str]:
+    """Without it `git status` also writes the index, and killed then leaves a lock that stops the
+    user's next git command."""
+    return {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
 
 
 def _run(environment: dict[str, str], *arguments: str, given: bytes = b"") -> bytes:
@@ -129,7 +156,9 @@ def _run(environment: dict[str, str], *arguments: str, given: bytes = b"") -> by
 
 def _git(*arguments: str) -> str | None:
     try:
-        done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            ["git", *arguments], env=_environment(), capture_output=True, text=True, check=False
+        )
     except FileNotFoundError:
         return None
     return done.stdout.strip() or None if done.returncode == 0 else None

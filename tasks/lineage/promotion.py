@@ -99,6 +99,7 @@ def promote(
         while True:
             record = audit.read(client, case.champion_model, root)
             if _is_champion(client, case, record):
+                _mirror(client, case, _copies(client, case))
                 return _settled(client, record, root, made=False)
             objections = review.objections(case, record, reviewer, settings, root)
             if objections:
@@ -151,7 +152,7 @@ def rollback(
             assert entry is not None
             if entry == record.champion:
                 return _settled(client, record, root, made=False)
-            reasons = _reasons(client, record, version, entry, root)
+            reasons = [reason.why for reason in _reasons(client, record, version, entry, root)]
             if not comment.strip():
                 reasons.append("it has no comment; say why with --comment")
             if reasons:
@@ -190,33 +191,51 @@ def load_champion(model: str, root: Path = Path()) -> Any:
                 entry = record.accepted[version]
                 reasons = _unproven(client, record, version, entry, root, Path(folder))
         if reasons:
-            raise GateError(f"the champion of {model} is not loaded: " + "; ".join(reasons))
+            told = "; ".join([*(reason.why for reason in reasons), reasons[0].remedy])
+            raise GateError(f"the champion of {model} is not loaded: {told}")
         return mlflow.pyfunc.load_model(str(Path(folder) / evidence.MODEL))
 
 
-def problems(client: MlflowClient, root: Path = Path()) -> list[str]:
+@dataclass(frozen=True)
+class Problem:
+    """Why something is not as the audit record has it."""
+
+    what: str
+    """NAME, or NAME@ALIAS."""
+    why: str
+    remedy: str
+
+
+def problems(client: MlflowClient, root: Path = Path()) -> list[Problem]:
     """Every registered model whose champion would not be loaded, and why; and promotions that were
     interrupted."""
-    models = {found.name: found for found in client.search_registered_models()}
-    told: list[str] = []
+    models = {found.name: found for found in store.every(client.search_registered_models)}
+    told: list[Problem] = []
     for name, found in models.items():
         if not (audit.RUN_TAG in found.tags or f"{name}{review.CANDIDATES}" in models):
             continue  # of a team that does not work with Tunetrail
         record = audit.read(client, name, root)
         version = _alias(client, name, CHAMPION)
         if version is None and record.champion is None:
-            told += [f"{name}: {problem}" for problem in record.problems]
+            told += _tampered(record, name)
             continue
         reasons = _misplaced(record, version)
         if not reasons and version is not None:
             reasons = _reasons(client, record, version, record.accepted[version], root)
-        told += [f"{name}@{CHAMPION}: {reason}" for reason in reasons]
-        if record.unfinished and not reasons:
+        told += reasons
+        if reasons or record.champion is None:
+            continue
+        again = f"`tunetrail promote {record.champion.candidate}`"
+        if record.unfinished:
             entry = record.unfinished[-1]
+            why = (
+                f"entry {entry.number} of the audit record ({entry.action} {entry.candidate}) was "
+                "written and not carried out"
+            )
+            told.append(Problem(name, why, f"{again} finishes it"))
+        elif _alias(client, name, PREVIOUS) != _previous(client, record):
             told.append(
-                f"{name}: entry {entry.number} of the audit record ({entry.action} "
-                f"{entry.candidate}) was written and not carried out; the same command again "
-                "finishes it"
+                Problem(f"{name}@{PREVIOUS}", "it was moved by hand", f"{again} puts it back")
             )
     return told
 
@@ -289,10 +308,11 @@ def _about(case: Case) -> dict[str, Any]:
 
 
 def _is_champion(client: MlflowClient, case: Case, record: Record) -> bool:
-    """Whether the record says so; the aliases can have been left behind."""
+    """Whether the record says so, and still may; the aliases can have been left behind."""
     champion = record.champion
     return (
-        not record.problems
+        case.report.holds
+        and not record.problems
         and champion is not None
         and champion.candidate == case.reference
         and champion.document["identity"] == case.version.tags.get("identity")
@@ -304,24 +324,51 @@ def _copied(client: MlflowClient, case: Case) -> int:
     """The candidate as a version of the model that is served: found, or made in one request."""
     name, candidate = case.champion_model, case.version
     audit.begin(client, name)
-    source = f"models:/{candidate.name}/{candidate.version}"
-    same = [
-        int(version.version)
-        for version in audit.versions(client, name)
-        if (version.source, version.run_id, version.status) == (source, candidate.run_id, "READY")
-    ]
-    if same:
-        return min(same)
-    tags = {key: value for key, value in candidate.tags.items() if not key.startswith(_OURS)}
+    if copies := _copies(client, case):
+        _mirror(client, case, copies)
+        return copies[0]
     made = client.create_model_version(
         name,
-        source,
+        _source(case),
         run_id=candidate.run_id,
-        tags={**tags, _FROM_TAG: case.reference},
+        tags={**_told(candidate), _FROM_TAG: case.reference},
         description=candidate.description,
         model_id=candidate.model_id,
     )
     return int(made.version)
+
+
+def _copies(client: MlflowClient, case: Case) -> list[int]:
+    """The versions that the candidate was copied to: by a promotion, or by MLflow's own button."""
+    wanted = (_source(case), case.version.run_id, "READY")
+    return sorted(
+        int(found.version)
+        for found in audit.versions(client, case.champion_model)
+        if (found.source, found.run_id, found.status) == wanted
+    )
+
+
+def _mirror(client: MlflowClient, case: Case, copies: list[int]) -> None:
+    """Let copies say what the candidate says: somebody can have edited them."""
+    name, candidate = case.champion_model, case.version
+    wanted = _told(candidate)
+    for version in map(str, copies):
+        copy = client.get_model_version(name, version)
+        for tag in _told(copy).keys() - wanted.keys():
+            client.delete_model_version_tag(name, version, tag)
+        for tag, value in wanted.items() - copy.tags.items():
+            client.set_model_version_tag(name, version, tag, value)
+        if (copy.description or "") != (candidate.description or ""):
+            client.update_model_version(name, version, candidate.description or "")
+
+
+def _source(case: Case) -> str:
+    return f"models:/{case.version.name}/{case.version.version}"
+
+
+def _told(version: Any) -> dict[str, str]:
+    """What a version says of its evidence."""
+    return {tag: value for tag, value in version.tags.items() if not tag.startswith(_OURS)}
 
 
 def _earlier(client: MlflowClient, record: Record, to: int | None, what: str) -> int:
@@ -352,45 +399,66 @@ def _whole(record: Record, what: str) -> Record:
     return record
 
 
-def _misplaced(record: Record, version: int | None) -> list[str]:
+def _tampered(record: Record, what: str) -> list[Problem]:
+    remedy = "find out who did that, and restore MLflow's database from a backup"
+    return [
+        Problem(what, f"the audit record does not hold: {problem}", remedy)
+        for problem in record.problems
+    ]
+
+
+def _misplaced(record: Record, version: int | None) -> list[Problem]:
     """Why the alias of the champion cannot be believed, given the version that it names."""
+    what = f"{record.model}@{CHAMPION}"
     if record.problems:
-        return [f"the audit record does not hold: {problem}" for problem in record.problems]
-    command = f"`tunetrail promote {record.model}{review.CANDIDATES}@VERSION`"
+        return _tampered(record, what)
+    promote = f"`tunetrail promote {record.model}{review.CANDIDATES}@VERSION`"
     champion = record.champion
-    if version is None:
-        return [f"it has none; {command} makes one"]
+    if champion is None and version is None:
+        return [Problem(what, "it has none", f"{promote} makes one")]
     if version in record.accepted:
         return []
     moved = f"the alias was moved by hand to version {version}"
+    why = "the alias is missing" if version is None else moved
     if champion is None:
-        return [f"{moved}, and the audit record has promoted none; {command} promotes a candidate"]
-    return [
-        f"{moved}, and the audit record has promoted version {champion.version}; "
-        f"`tunetrail promote {champion.candidate}` puts it back"
-    ]
+        why += ", and the audit record has promoted none"
+        return [Problem(what, why, f"{promote} promotes a candidate")]
+    why += f", and the audit record has promoted version {champion.version}"
+    return [Problem(what, why, f"`tunetrail promote {champion.candidate}` puts it back")]
 
 
 def _reasons(
     client: MlflowClient, record: Record, version: int, entry: Entry, root: Path
-) -> list[str]:
+) -> list[Problem]:
     with tempfile.TemporaryDirectory(prefix="tunetrail-") as folder:
         return _unproven(client, record, version, entry, root, Path(folder))
 
 
 def _unproven(
     client: MlflowClient, record: Record, version: int, entry: Entry, root: Path, folder: Path
-) -> list[str]:
+) -> list[Problem]:
     """Why a version is not what an entry of the record has promoted; the model is copied into
     `folder`, and the copy is what is checked."""
+    back = f"`tunetrail rollback {record.model} --comment WHY`"
+    remedy = f"{back} goes back, or promote a candidate that holds"
+    return [
+        Problem(f"{record.model}@{CHAMPION}", why, remedy)
+        for why in _doubts(client, record, version, entry, root, folder)
+    ]
+
+
+def _doubts(
+    client: MlflowClient, record: Record, version: int, entry: Entry, root: Path, folder: Path
+) -> list[str]:
     found = evidence.find(client, record.model, str(version))
     with review.read(client, found) as stored:
         copied = _copy_model(stored, folder)
         report = verify.check(client, copied, root)
-        reasons = [f"verify {finding.check}: {finding.why}" for finding in report.failed]
-        if reasons:
-            return reasons
+        doubts = [f"verify {finding.check}: {finding.why}" for finding in report.failed]
+        if doubts:
+            return doubts
         statement = Statement.read(copied.files[evidence.STATEMENT])
+        verdict = copied.read_json(evidence.VERDICT)["verdict"]
     promoted = entry.document
     kept = promoted["evidence"]
     if promoted["identity"] != statement.identity:
@@ -398,6 +466,11 @@ def _unproven(
             f"version {version} has the identity {statement.identity}, and the audit record has "
             f"promoted {promoted['identity']}"
         ]
+    # what a promotion refuses: an entry need not have been written by one
+    if verdict != "pass":
+        doubts.append(f"its verdict is {verdict}")
+    if review.is_same_person(promoted["reviewer"], statement.author):
+        doubts.append(f"{promoted['reviewer']} promoted it, and is its author")
     now = review.digest(
         hashes.sha256_json(statement.document),
         kept["reproduction"],
@@ -406,10 +479,10 @@ def _unproven(
         kept.get("opinions", []),
     )
     if now != kept or set(kept["checks"]) - {finding.check for finding in report.findings}:
-        reasons.append("its statement or the checks are not those on which it was promoted")
+        doubts.append("its statement or the checks are not those on which it was promoted")
     answers = review.reproductions(client, found)
     if kept["reproduction"] not in map(hashes.sha256_json, answers):
-        reasons.append(
+        doubts.append(
             f"the answer of reproduce on which it was promoted is not in {evidence.REPRODUCTION} any "
             "more"
         )
@@ -417,11 +490,11 @@ def _unproven(
         said = opinions.read(client, found, root)
         there = set(map(hashes.sha256_json, [*said.votes, *said.judgements]))
         if lost := len(set(kept["opinions"]) - there):
-            reasons.append(
+            doubts.append(
                 f"{lost} of the {len(kept['opinions'])} opinions on which it was promoted are not in "
                 f"{evidence.OPINIONS}/ any more"
             )
-    return reasons
+    return doubts
 
 
 def _copy_model(stored: evidence.Evidence, folder: Path) -> evidence.Evidence:
@@ -458,7 +531,9 @@ def _registry(what: str) -> Iterator[MlflowClient]:
     try:
         yield client
     except MlflowException as error:
+        denied = error.error_code == "PERMISSION_DENIED" or "code 403" in str(error)
+        remedy = "see that the name is right; only reviewers may promote and roll back"
         raise RegistryError(
-            f"MLflow refuses what {what} needs: {store.brief(error)}; only reviewers may promote and "
-            "roll back: ask for that role, or see that MLflow is well"
+            f"MLflow refuses what {what} needs: {store.brief(error)}; "
+            f"{remedy if denied else 'see that MLflow is well, then do it again'}"
         ) from error

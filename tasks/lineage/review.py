@@ -106,9 +106,11 @@ class Case:
         if self.reproduction is None:
             told.append("FAILS  reproduced: never")
         else:
+            by = str(self.reproduction["by"])
+            author = self.statement is not None and is_same_person(by, self.statement.author)
             told.append(
                 f"{'FAILS' if self.forged else 'holds'}  reproduced: {self.reproduction['answer']} "
-                f"at {self.reproduction['at']} by {self.reproduction['by']}"
+                f"at {self.reproduction['at']} by {by}{', its author' if author else ''}"
             )
         told += [
             f"{'holds' if gate['passed'] else 'FAILS'}  gate {gate['gate']}/{gate['metric']}: "
@@ -316,8 +318,8 @@ def objections(
 
 def _not_proven(case: Case) -> Iterator[str]:
     for finding in case.report.failed:
-        remedy = "do not promote it; register it anew from its sources with `tunetrail run`"
-        yield f"verify {finding.check}: {finding.why}; {remedy}"
+        remedy = "; do not promote it; register it anew from its sources with `tunetrail run`"
+        yield f"verify {finding.check}: {finding.why}{'' if finding.mendable else remedy}"
     if case.verdict and case.verdict["verdict"] != "pass":
         failed = [gate["metric"] for gate in case.verdict["gates"] if not gate["passed"]]
         yield (

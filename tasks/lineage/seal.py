@@ -33,14 +33,12 @@ def sealed(purpose: str, document: Mapping[str, Any], private: Path) -> dict[str
         purpose: what kind of document it is; a seal holds for no other kind.
         private: the key, as `signing.signing_key` gives it.
     """
-    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives import hashes
     from cryptography.hazmat.primitives.asymmetric import ec
 
     named = {**document, KEY: signing.fingerprint(private)}
-    key = serialization.load_pem_private_key(private.read_bytes(), None)
-    signature = cast("EllipticCurvePrivateKey", key).sign(
-        _covered(purpose, named), ec.ECDSA(hashes.SHA256())
-    )
+    key: EllipticCurvePrivateKey = signing.load(private)
+    signature = key.sign(_covered(purpose, named), ec.ECDSA(hashes.SHA256()))
     return {**named, SEAL: base64.b64encode(signature).decode()}
 
 
@@ -61,10 +59,7 @@ def check(purpose: str, document: Mapping[str, Any], trusted: Mapping[str, Path]
     if not signer or SEAL not in document:
         raise BadSignature("nobody has signed it, so anyone can have written it")
     if signer not in trusted:
-        raise BadSignature(
-            f"signed by the key {signer}, which is not trusted here; if you know whose it is, put "
-            f"its public half into {signing.TRUSTED}/ (or name it in {signing.TRUST_VARIABLE})"
-        )
+        raise signing.Stranger(signer)
     key = serialization.load_pem_public_key(trusted[signer].read_bytes())
     try:
         signature = base64.b64decode(str(document[SEAL]), validate=True)

@@ -3,9 +3,11 @@
 A signature is a Sigstore bundle by model-signing, made with an elliptic-curve key and without any
 service.  `model_signing verify key` checks it as well, on a folder with the same files.
 
-The private key is made on first use and stays in the user's configuration folder.  Whose public
-keys are trusted is decided by the repository (trusted_keys/*.pem, so that a review decides it), by
-TUNETRAIL_TRUSTED_KEYS (files or folders, separated as in PATH), and by the user's own key.
+The private key is made on first use and stays in the user's configuration folder; or
+TUNETRAIL_SIGNING_KEY names a team's, and TUNETRAIL_SIGNING_KEY_PASSPHRASE_FILE the file with its
+passphrase, since stages run where nobody can be asked.  Whose public keys are trusted is decided by
+the repository (trusted_keys/*.pem, so that a review decides it), by TUNETRAIL_TRUSTED_KEYS (files or
+folders, separated as in PATH), and by the user's own key.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 
 KEY_VARIABLE = "TUNETRAIL_SIGNING_KEY"
+PASSPHRASE_VARIABLE = "TUNETRAIL_SIGNING_KEY_PASSPHRASE_FILE"
 TRUST_VARIABLE = "TUNETRAIL_TRUSTED_KEYS"
 TRUSTED = Path("trusted_keys")
 
@@ -45,6 +48,16 @@ class KeyProblem(StageError):
 
 class BadSignature(Exception):
     """A signature does not hold. The message says why, and what to do."""
+
+
+class Stranger(BadSignature):
+    """Nobody here knows the key. Whether the signature holds was not asked."""
+
+    def __init__(self, signer: str) -> None:
+        super().__init__(
+            f"signed by the key {signer}, which is not trusted here; if you know whose it is, put its "
+            f"public half into {TRUSTED}/ (or name it in {TRUST_VARIABLE})"
+        )
 
 
 def own_key() -> Path:
@@ -75,6 +88,36 @@ def signing_key() -> Path:
     return private
 
 
+def load(private: Path) -> Any:
+    """The private key in a file, for `cryptography`.
+
+    Raises:
+        KeyProblem: when there is none that can be used.
+    """
+    from cryptography.hazmat.primitives import serialization
+
+    passphrase = None
+    try:
+        pem = private.read_bytes()
+        passphrase = _passphrase(private, pem)
+        return serialization.load_pem_private_key(pem, passphrase)
+    except FileNotFoundError:
+        raise KeyProblem(
+            f"the signing key {private} does not exist; name a PEM file in {KEY_VARIABLE}, or unset "
+            "it to sign with your own key"
+        ) from None
+    except (OSError, ValueError) as error:
+        if passphrase is not None and "password" in str(error).lower():
+            raise KeyProblem(
+                f"the passphrase in {os.environ[PASSPHRASE_VARIABLE]} does not open {private}; mend "
+                f"the file that {PASSPHRASE_VARIABLE} names"
+            ) from None
+        raise KeyProblem(
+            f"{private} is no private key that can be used: {error}; name a PEM file of an "
+            f"elliptic-curve key in {KEY_VARIABLE}"
+        ) from None
+
+
 def fingerprint(private: Path) -> str:
     """The sha256 of the public key that belongs to a private one, in the form that signatures name."""
     return hashlib.sha256(_public_pem(private)).hexdigest()
@@ -94,7 +137,9 @@ def sign(files: Mapping[str, str], private: Path) -> str:
     library = _library("signing")
     with tempfile.TemporaryDirectory(prefix="tunetrail-") as folder:
         signature = Path(folder) / "signature"
-        config = library.Config().use_elliptic_key_signer(private_key=private)
+        config = library.Config().use_elliptic_key_signer(
+            private_key=private, password=_passphrase(private, private.read_bytes())
+        )
         config.set_hashing_config(_known_hashes(files)).sign(_NAME, signature)
         return signature.read_text(encoding="utf-8")
 
@@ -112,10 +157,7 @@ def check(files: Mapping[str, str], signature: Path, trusted: Mapping[str, Path]
 
     signer = _named_signer(signature)
     if signer not in trusted:
-        raise BadSignature(
-            f"signed by the key {signer}, which is not trusted here; if you know whose it is, put "
-            f"its public half into {TRUSTED}/ (or name it in {TRUST_VARIABLE})"
-        )
+        raise Stranger(signer)
     library = _library("verifying")
     config = library.Config().use_elliptic_key_verifier(public_key=trusted[signer])
     try:
@@ -209,28 +251,32 @@ def _write_whole(path: Path, content: bytes, mode: int) -> None:
         Path(name).unlink()
 
 
-def _refuse_open(private: Path) -> None:
-    if private.exists() and stat.S_IMODE(private.stat().st_mode) & 0o077:
-        raise KeyProblem(f"others can read the signing key {private}; run `chmod 600 {private}`")
+def _refuse_open(secret: Path, what: str = "signing key") -> None:
+    if secret.exists() and stat.S_IMODE(secret.stat().st_mode) & 0o077:
+        raise KeyProblem(f"others can read the {what} {secret}; run `chmod 600 {secret}`")
+
+
+def _passphrase(private: Path, pem: bytes) -> bytes | None:
+    """What opens a key; None for one that is open."""
+    if b"ENCRYPTED" not in pem:
+        return None
+    named = os.environ.get(PASSPHRASE_VARIABLE)
+    if not named:
+        raise KeyProblem(
+            f"the signing key {private} has a passphrase; name a file that holds it, and that only "
+            f"you can read, in {PASSPHRASE_VARIABLE}"
+        )
+    _refuse_open(Path(named), "passphrase")
+    try:
+        return Path(named).read_bytes().rstrip(b"\r\n")
+    except OSError as error:
+        raise KeyProblem(
+            f"the passphrase of {private} cannot be read: {error}; mend {PASSPHRASE_VARIABLE}"
+        ) from None
 
 
 def _public_pem(private: Path) -> bytes:
-    from cryptography.hazmat.primitives import serialization
-
-    try:
-        key = serialization.load_pem_private_key(private.read_bytes(), None)
-        public = key.public_key()
-    except FileNotFoundError:
-        raise KeyProblem(
-            f"the signing key {private} does not exist; name a PEM file in {KEY_VARIABLE}, or unset "
-            "it to sign with your own key"
-        ) from None
-    except (OSError, ValueError, TypeError) as error:  # TypeError: it needs a password
-        raise KeyProblem(
-            f"{private} is no private key that can be used: {error}; name an unencrypted PEM file of "
-            f"an elliptic-curve key in {KEY_VARIABLE}"
-        ) from None
-    return _pem_of(private, public)
+    return _pem_of(private, load(private).public_key())
 
 
 def _fingerprint_of(public: Path) -> str:
@@ -258,9 +304,10 @@ def _pem_of(path: Path, public: Any) -> bytes:
 
 
 def _trusted_files(root: Path) -> Iterator[Path]:
-    yield from sorted((root / TRUSTED).glob("*.pem"))
+    """Of two with one key the later counts, so that the repository's is named."""
+    if public_half(own_key()).exists():
+        yield public_half(own_key())
     for entry in filter(None, os.environ.get(TRUST_VARIABLE, "").split(os.pathsep)):
         path = Path(entry)
         yield from sorted(path.glob("*.pem")) if path.is_dir() else [path]
-    if public_half(own_key()).exists():
-        yield public_half(own_key())
+    yield from sorted((root / TRUSTED).glob("*.pem"))

@@ -34,7 +34,7 @@ from typing import Annotated, Any, NoReturn
 
 from ruamel.yaml import YAML
 
-from tasks.lineage import compute, hashes, process, tracking, whole
+from tasks.lineage import compute, hashes, process, tracking, unfinished, whole
 from tasks.lineage.console import log, setup
 from tasks.params import Params, ParamsError, Section, load
 
@@ -47,7 +47,8 @@ DONE, GATE, MISUSE, FAULT = 0, 1, 2, 3
 """Exit codes: done, a gate said no, misuse or bad input, an environment fault."""
 
 STATE = Path(".tunetrail")
-"""Locks, spool and failures of this work tree; not in git, safe to delete when nothing runs."""
+"""Locks, spool, failures and what interrupted stages keep, of this work tree; not in git, safe to delete
+when nothing runs."""
 
 
 class StageError(Exception):
@@ -120,8 +121,8 @@ def main(run: Callable[..., Metrics]) -> NoReturn:
             _execute(run, name, arguments, params)
     except (StageError, process.Busy) as error:
         _fail(name, str(error), getattr(error, "exit_code", FAULT))
-    except (KeyboardInterrupt, process.Terminated):
-        _fail(name, "stopped before it was done; run again to start it anew", 128 + 15)
+    except (KeyboardInterrupt, process.Terminated) as error:
+        _fail(name, str(error) or "stopped before it was done; run again", 128 + 15)
     except Exception as error:
         traceback.print_exc()
         _fail(name, f"{type(error).__name__}: {error}", FAULT)
@@ -148,6 +149,8 @@ def _execute(
     rubric = {"judge": {"rubric_sha256": params.judge.rubric_sha256}}
     spool.start({**values, **rubric}, {f"in:{path}": digest for path, digest in inputs.items()})
     tracking.use(spool)
+    kept = unfinished.place(STATE / "unfinished", name, inputs, values)
+    unfinished.use(kept)
     courier = _start_courier()
     status: tracking.Status = "FAILED"
     try:
@@ -161,6 +164,7 @@ def _execute(
         tracking.log_metrics(dict(_numbers(metrics)))
         for out in plan.outs:
             tracking.log_tag(f"out:{out}", hashes.dvc_md5(Path(out)))
+        whole.remove(kept)
         status = "FINISHED"
     except (KeyboardInterrupt, process.Terminated):
         status = "KILLED"
@@ -168,6 +172,7 @@ def _execute(
     finally:
         for path in partial.values():
             whole.remove(path)
+        unfinished.use(None)
         tracking.use(None)
         spool.end(status)
         _wait_for(courier)

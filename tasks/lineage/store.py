@@ -6,10 +6,12 @@ import contextlib
 import logging
 import os
 import re
-from collections.abc import Iterator
+import socket
+import urllib.request
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
-from urllib.parse import unquote
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
 
 from filelock import FileLock
 
@@ -17,7 +19,11 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 PROBE_SECONDS = 4
-"""How long MLflow may take to say that it is there."""
+"""How long MLflow's machine may take to accept a connection."""
+
+ANSWER_SECONDS = 20
+"""How long MLflow may then take for its first answer: a server with accounts hashes a password for
+each, which takes seconds where others compute."""
 
 _SETTINGS = {
     "DO_NOT_TRACK": "1",
@@ -35,13 +41,26 @@ _SETTINGS = {
 class Unreachable(Exception):
     """MLflow does not answer. The message says where it was sought, and why not."""
 
+    remedy = "start it, or name another in MLFLOW_TRACKING_URI"
+
+
+class NotLetIn(Unreachable):
+    """MLflow answers, and does not know who asks."""
+
+    remedy = (
+        "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD to those of an account there"
+    )
+
 
 def connect() -> MlflowClient:
     """A client of the store at MLFLOW_TRACKING_URI, or of mlflow.db in the current folder.
 
     Raises:
-        Unreachable: when it has not answered after PROBE_SECONDS.
+        Unreachable: when nothing listens there, or it does not answer.
+        NotLetIn: when name or password are missing or wrong.
     """
+    if named := os.environ.get("MLFLOW_TRACKING_URI"):
+        _refuse_dead(named)
     for name, value in _SETTINGS.items():
         os.environ.setdefault(name, value)
     import mlflow
@@ -52,11 +71,10 @@ def connect() -> MlflowClient:
     try:
         _create_sqlite(uri)
         client = mlflow.MlflowClient()
-        with patience(PROBE_SECONDS, retries=0):
+        with patience(ANSWER_SECONDS, retries=0):
             client.search_experiments(max_results=1)
     except Exception as error:  # what a store raises depends on its kind: HTTP, SQL, files
-        where = without_password(uri)
-        raise Unreachable(f"MLflow at {where} does not answer ({brief(error)})") from error
+        raise _unreachable(uri, error) from error
     return client
 
 
@@ -79,6 +97,17 @@ def patience(seconds: int, retries: int) -> Iterator[None]:
                 os.environ[name] = value
 
 
+def every(search: Callable[..., Any], **wanted: Any) -> Iterator[Any]:
+    """All that a search of MLflow finds, page after page."""
+    token = None
+    while True:
+        page = search(page_token=token, **wanted)
+        yield from page
+        token = page.token
+        if not token:
+            return
+
+
 def without_password(uri: str) -> str:
     """A store's address as it may stand in a log."""
     return re.sub(r"//[^/@]*@", "//", uri)
@@ -90,6 +119,35 @@ def brief(error: BaseException) -> str:
         error = cause
     line = next(iter(str(error).splitlines()), "") or type(error).__name__
     return without_password(line)[:200]
+
+
+def _refuse_dead(uri: str) -> None:
+    """Knock before MLflow is imported, which takes seconds: an outage then costs next to nothing, and
+    a machine that is off is not waited for as long as a server that is slow.
+
+    Raises:
+        Unreachable: when no connection is to be had.
+    """
+    try:
+        address = urlsplit(uri)
+        port = address.port or {"http": 80, "https": 443}.get(address.scheme)
+    except ValueError:
+        return
+    host = address.hostname
+    if not address.scheme.startswith("http") or not host or not port:
+        return
+    if address.scheme in urllib.request.getproxies() and not urllib.request.proxy_bypass(host):
+        return  # the proxy knows the way, this machine need not
+    try:
+        socket.create_connection((host, port), PROBE_SECONDS).close()
+    except OSError as error:
+        raise _unreachable(uri, error) from error
+
+
+def _unreachable(uri: str, error: BaseException) -> Unreachable:
+    if "error code 401" in str(error):
+        return NotLetIn(f"MLflow at {without_password(uri)} does not let you in (401)")
+    return Unreachable(f"MLflow at {without_password(uri)} does not answer ({brief(error)})")
 
 
 def _create_sqlite(uri: str) -> None:

@@ -33,6 +33,8 @@ class Finding:
     check: str
     holds: bool
     why: str
+    mendable: bool = False
+    """Whether `why` says what mends it; the version need not be registered anew."""
 
 
 @dataclass(frozen=True)
@@ -55,9 +57,20 @@ class Report:
     def failed(self) -> list[Finding]:
         return [finding for finding in self.findings if not finding.holds]
 
+    @property
+    def mendable(self) -> bool:
+        """Whether everything that fails can be mended where it lies."""
+        return all(finding.mendable for finding in self.failed)
+
 
 class _Fails(Exception):
-    """A check does not hold. The message says why, and what to do where that is known."""
+    """A check does not hold. The message says why, and what mends it where that is known."""
+
+    mendable = False
+
+
+class _Mendable(_Fails):
+    mendable = True
 
 
 def verify(name: str, version: str, root: Path = Path()) -> Report:
@@ -95,7 +108,7 @@ def _finding(name: str, check: Callable[[], str]) -> Finding:
     try:
         return Finding(name, True, check())
     except _Fails as failure:
-        return Finding(name, False, str(failure))
+        return Finding(name, False, str(failure), failure.mendable)
     except KeyError as error:
         return Finding(name, False, f"{error.args[0]} is missing")
     except Exception as error:  # arbitrary content was read: whatever it caused, nothing is proven
@@ -148,9 +161,13 @@ class _Checks:
 
     def signature(self) -> str:
         """A trusted key has signed exactly these files, and the tags name that signature."""
+        if self.version.run is None:
+            raise _Fails("the run that registered it is gone from MLflow, and its evidence with it")
         path = self.version.files[evidence.SIGNATURE]
         try:
             signer = signing.check(self.unsigned, path, self.trusted)
+        except signing.Stranger as error:
+            raise _Mendable(str(error)) from None
         except signing.BadSignature as error:
             raise _Fails(str(error)) from None
         # of one content several signatures hold: a signature can be altered and still hold

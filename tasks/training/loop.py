@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from tasks.lineage import tracking
 from tasks.lineage.console import log, progress
 from tasks.lineage.stage import FAULT, StageError
-from tasks.params import Compute, Optimiser
+from tasks.params import Compute, Optimiser, Validated
+from tasks.training import resume, validation
 
 if TYPE_CHECKING:
     from transformers import Trainer, TrainerCallback
@@ -61,11 +62,19 @@ def arguments(settings: Optimiser, compute: Compute, scratch: Path) -> dict[str,
     }
 
 
-def train(trainer: Trainer, what: str, curve: Path | None) -> list[dict[str, float]]:
-    """Run a trainer to its end.
+def train(
+    trainer: Any, what: str, curve: Path | None, validated: Validated | None = None
+) -> list[dict[str, float]]:
+    """Run a trainer to its end, from where an interrupted run of the same stage stopped.
+
+    Args:
+        trainer: with `resume.Resumable` mixed in.
+        validated: validate as this says, on the trainer's validation rows, and end with the best
+            weights; None ends with the last.
 
     Returns:
-        what the trainer logged at each step: `step`, `loss`, and more by trainer. The same numbers
+        what the trainer logged at each step: `step`, `loss`, and more by trainer; `validation_loss`
+        where that was measured. The same numbers
         go to MLflow while training runs, and to `curve` as CSV.
 
     Raises:
@@ -73,11 +82,15 @@ def train(trainer: Trainer, what: str, curve: Path | None) -> list[dict[str, flo
     """
     from transformers import PrinterCallback
 
-    points: list[dict[str, float]] = []
     with progress(what, total=_steps(trainer)) as advance:
-        trainer.add_callback(_callback(points, advance))
+        trainer.add_callback(_callback(trainer, what, advance))
         trainer.remove_callback(PrinterCallback)
-        trainer.train()
+        if validated is not None:
+            settings = validated.validations, validated.patience
+            trainer.add_callback(validation.callback(trainer, *settings))
+        resume.train(trainer)
+    trainer.best.put_back(trainer.model)
+    points: list[dict[str, float]] = trainer.points
     log.info("%s: %d steps, loss %.4f to %.4f", what, len(points), *_ends(points))
     if curve is not None:
         write_curve(points, curve)
@@ -106,11 +119,21 @@ _KEPT = {
 }
 
 
-def _callback(points: list[dict[str, float]], advance: Any) -> TrainerCallback:
+def _callback(trainer: Any, what: str, advance: Any) -> TrainerCallback:
     from transformers import TrainerCallback
 
     class Observer(TrainerCallback):  # type: ignore[misc]
+        def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            for point in trainer.points:  # of before an interruption: a run in MLflow has them all
+                values = {name: value for name, value in point.items() if name != "step"}
+                tracking.log_metrics(values, step=int(point["step"]))
+
         def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+            if logs and "eval_loss" in logs:
+                loss = float(logs["eval_loss"])
+                trainer.points[-1]["validation_loss"] = round(loss, validation.DIGITS)
+                tracking.log_metrics({"validation_loss": loss}, step=int(state.global_step))
+                log.info("%s: step %d, validation loss %.4f", what, state.global_step, loss)
             if not logs or "loss" not in logs:
                 return
             step = int(state.global_step)
@@ -121,7 +144,7 @@ def _callback(points: list[dict[str, float]], advance: Any) -> TrainerCallback:
                     f"({logs.get('learning_rate')} at this step) or look at the data of this stage"
                 )
             kept = {name: float(logs[key]) for key, name in _KEPT.items() if key in logs}
-            points.append({"step": step, **{key: round(kept[key], 6) for key in kept}})
+            trainer.points.append({"step": step, **{key: round(kept[key], 6) for key in kept}})
             tracking.log_metrics(kept, step=step)
             advance(step, f"loss {loss:.4f}")
 

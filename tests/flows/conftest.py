@@ -84,11 +84,14 @@ VERDICT = """\
 
 
 @pytest.fixture(scope="session")
-def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def pristine(made_once: Callable[..., Path]) -> Path:
     """The project before anything has run; made once, copied for each test."""
+    return made_once("project", _make_project)
+
+
+def _make_project(root: Path) -> None:
     from dvc.repo import Repo
 
-    root = tmp_path_factory.mktemp("project")
     for name in ("params.yaml", "requirements.lock"):
         shutil.copy(REPOSITORY / name, root / name)
     shutil.copytree(REPOSITORY / "profiles", root / "profiles")
@@ -105,7 +108,6 @@ def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (raw / source["file"]).write_text("{}\n")
     subprocess.run(["git", "init", "--quiet", root], check=True)
     Repo.init(str(root)).close()
-    return root
 
 
 @pytest.fixture

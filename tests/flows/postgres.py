@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import pwd
 import shutil
-import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from free_ports import free_port
 
 PASSWORD = "50% of @/: "
 IN_AN_ADDRESS = "50%25%20of%20%40%2F%3A%20"
@@ -47,9 +47,7 @@ def postgres() -> Iterator[str]:
     # not in pytest's folder, which nobody but its owner may enter
     folder = Path(tempfile.mkdtemp(prefix="tunetrail-postgres-"))
     (folder / "password").write_text(PASSWORD)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     if who:
         for path in (folder, folder / "password"):
             os.chown(path, who["user"], who["group"])

@@ -10,7 +10,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -201,9 +201,12 @@ class RegisteredProject:
 
 
 @pytest.fixture(scope="session")
-def built_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def built_project(made_once: Callable[..., Path]) -> Path:
     """The project, built, pushed and registered once; copied for each test."""
-    folder = tmp_path_factory.mktemp("registered")
+    return made_once("registered", _build)
+
+
+def _build(folder: Path) -> None:
     root = folder / "project"
     lineage = REPOSITORY / "tasks" / "lineage"
     shutil.copytree(
@@ -238,7 +241,6 @@ def built_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
         project.commit()
         project.register()
         shutil.rmtree(".tunetrail/spool")  # nothing carries it
-    return folder
 
 
 def _version(package: str) -> str:

@@ -39,7 +39,7 @@ class TestHelp:
         shown = tunetrail("--help")
         assert shown.exit_code == DONE
         for command in (
-            "run", "report", "rejects", "check", "use", "sync", "verify", "reproduce", "promote",
+            "run", "report", "rejects", "check", "use", "sync", "key", "verify", "reproduce", "promote",
             "rollback", "audit", "lineage", "doctor", "gc", "server", "judge", "review",
         ):  # fmt: skip
             assert f"\n  {command} " in shown.output
@@ -304,6 +304,22 @@ class TestSync:
         assert shown.stderr == (
             "MLflow at http://mlflow.example does not answer (refused); all is kept, "
             "run `tunetrail sync` when it is back\n"
+        )
+
+    def test_refused(self, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        from mlflow import MlflowException
+
+        from tasks import register
+
+        def refuse() -> None:
+            raise MlflowException("Permission denied")
+
+        monkeypatch.setattr(register, "sync", refuse)
+        shown = tunetrail("sync")
+        assert (shown.exit_code, shown.stderr) == (
+            FAULT,
+            "MLflow refuses: Permission denied; see that the name is right, and that your account "
+            "may do that\n",
         )
 
 

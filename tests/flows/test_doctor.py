@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unittest.mock import Mock
 
 import pytest
 from typer.testing import CliRunner
@@ -16,6 +19,7 @@ from flows import doctor, dvc_storage
 from flows.cli import app
 from flows.doctor import Finding
 from tasks.lineage import hashes, promotion, store
+from tasks.lineage.stage import StageError
 from tasks.lineage.tracking import Spool
 
 if TYPE_CHECKING:
@@ -44,6 +48,12 @@ def flip(path: Path) -> None:
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def follow(found: Finding) -> None:
+    """Do literally what a finding says."""
+    for command in re.findall("`([^`]+)`", found.remedy):
+        subprocess.run(shlex.split(command), check=True)
 
 
 def test_a_healthy_project(registered: RegisteredProject) -> None:
@@ -79,14 +89,19 @@ def test_remotes(registered: RegisteredProject, tmp_path: Path) -> None:
     registered.dvc("remote", "modify", "elsewhere", "verify", "true")
     registered.dvc("remote", "add", "far", "http://127.0.0.1:9/data")
     registered.dvc("remote", "modify", "far", "verify", "true")
-    md5 = hashes.dvc_md5(Path("models/sft"))
+    md5 = hashes.file_hash(Path("models/sft/model.safetensors"), "md5")
     flip(dvc_storage.object_path(registered.remote, md5))
     unverified, damaged, absent, far = examined(doctor._remotes)
     assert unverified.remedy == "`dvc remote modify shared verify true`"
     assert damaged.what == "its content is not what its name says"
+    follow(damaged)
+    assert damaged not in examined(doctor._remotes)
     assert absent.where == "remote elsewhere"
     assert "does not exist" in absent.what
     assert far.what.startswith("out of reach (")
+    flip(dvc_storage.object_path(registered.remote, md5))
+    dvc_storage.object_path(dvc_storage.storage().cache, md5).unlink()
+    assert "`tunetrail doctor` in a clone whose" in examined(doctor._remotes)[1].remedy
 
 
 def test_dvc_files(registered: RegisteredProject, gone: int) -> None:
@@ -166,6 +181,19 @@ def test_mlflow(registered: RegisteredProject, monkeypatch: pytest.MonkeyPatch, 
 def test_aliases_are_asked_of_promotion(
     registered: RegisteredProject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    said = "shipments@champion: no audit entry names version 3"
-    monkeypatch.setattr(promotion, "problems", lambda client: [said])
-    assert said in [found.what for found in examined(doctor._mlflow)]
+    problem = promotion.Problem("shipments@champion", "no audit entry names it", "promote it")
+    monkeypatch.setattr(promotion, "problems", lambda client: [problem])
+    assert "shipments@champion: no audit entry names it; promote it" in map(
+        str, examined(doctor._mlflow)
+    )
+
+
+def test_what_cannot_be_asked_is_a_finding(
+    registered: RegisteredProject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow import MlflowException
+
+    for error in (MlflowException("Permission denied"), StageError("rita.pem is no public key")):
+        monkeypatch.setattr(promotion, "problems", Mock(side_effect=error))
+        (found,) = examined(doctor._mlflow)
+        assert str(error) in found.what

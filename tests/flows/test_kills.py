@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import random
+import contextlib
+import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,7 +33,37 @@ def test_a_killed_run_ends_where_it_would_have(
     for left in ("dvc.lock", "models", "data/ingested", ".dvc/cache", ".tunetrail", ".dvc/tmp"):
         path = registered.root / left
         shutil.rmtree(path) if path.is_dir() else path.unlink()
-    assert killing.disturb(registered.root, kills, random.Random(0)) == kills
+    assert killing.disturb(registered.root, kills, seed=0) == kills
+
+
+def test_two_writers_are_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two that were both let past the stage's lock, as if there were none."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import kills as killing
+
+    write = (
+        "import sys; from pathlib import Path; from tasks.lineage import tracking\n"
+        "spool = tracking.Spool(Path('.tunetrail/spool'), 'sft', 'x'); print(flush=True)\n"
+        "sys.stdin.read()"
+    )
+    with contextlib.ExitStack() as stack:
+        for count in (1, 2):
+            process = stack.enter_context(
+                subprocess.Popen(
+                    [sys.executable, "-c", write],
+                    cwd=tmp_path,
+                    env={**os.environ, "PYTHONPATH": str(BENCHMARKS.parent)},
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                )
+            )
+            assert process.stdout
+            assert process.stdout.readline()
+            assert {stage: len(pids) for stage, pids in killing.writers(tmp_path).items()} == {
+                "sft": count
+            }
+            stack.callback(process.communicate)
+    assert killing.writers(tmp_path) == {}
 
 
 @pytest.mark.parametrize("how", [["repro"], ["repro", "--force"]])

@@ -53,8 +53,11 @@ def test_the_command_draws_and_refuses(pipeline: Pipeline) -> None:
     Path("dvc.yaml").touch()
     pipeline.register()
     drawn = CliRunner().invoke(app, ["lineage", "shipments-candidates@1", "--svg", "l.svg"])
-    assert (drawn.exit_code, drawn.stdout) == (0, "drawn: open l.svg\n")
+    assert (drawn.exit_code, drawn.stdout) == (0, f"drawn: open {Path('l.svg').absolute()}\n")
     assert "merge" in Path("l.svg").read_text()
+    drawn = CliRunner().invoke(app, ["lineage", "shipments-candidates@1", "--svg", "absent/l.svg"])
+    assert drawn.exit_code == 2
+    assert drawn.stderr.endswith("absent/l.svg: No such file or directory; choose another file\n")
     refused = CliRunner().invoke(app, ["lineage", "12345678"])
     assert refused.exit_code == 2
     assert "has the hash '12345678'" in refused.stderr

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 import time
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
+from prefect.settings import PREFECT_API_URL, temporary_settings
 from typer.testing import CliRunner
 
 from flows import promote as promotion_flow
@@ -15,7 +18,7 @@ from flows import reproduce as reproduction
 from flows.cli import DONE, FAULT, GATE, MISUSE, app
 from flows.promote import PromotionDecision
 from flows.reproduce import Reproduction
-from tasks.lineage import machine
+from tasks.lineage import machine, signing
 from tasks.lineage.evidence import REPRODUCTION
 from tasks.lineage.review import Refused
 
@@ -40,6 +43,7 @@ class TestCommands:
         )
         assert "  holds  gate test/exact_match: 0.9 is at least 0.8\n" in shown.output
         assert "  holds  reproduced: identical at 2026-11-22T" in shown.output
+        assert " by ada@example.com, its author\n" in shown.output
         assert f"{first} is now the champion: version 1 of {NAME}\n" in shown.output
         assert shown.output.endswith(f"Next: `tunetrail audit {NAME}` shows who promoted what\n")
 
@@ -88,6 +92,20 @@ class TestCommands:
         assert "there is no champion before this one" in shown.stderr
         Path("params.yaml").write_text("promote: {votes: many}\n")
         assert tunetrail("promote", reference).exit_code == MISUSE
+
+    def test_a_key_comes_to_be_trusted(self, team) -> None:
+        team.work_as("newcomer")
+        shown = tunetrail("key")
+        private = signing.own_key()
+        assert shown.output.startswith(
+            f"Your key is {signing.fingerprint(private)}, in {private}\n"
+        )
+        copy = f"cp {signing.public_half(private)} trusted_keys/ada.pem"
+        assert f"`mkdir -p trusted_keys && {copy}`, and commit that" in shown.output
+        shutil.copyfile(signing.public_half(private), "trusted_keys/ada.pem")
+        again = tunetrail("key")
+        assert again.output.endswith("\nThis repository trusts it as trusted_keys/ada.pem.\n")
+        assert again.exit_code == DONE
 
     def test_mlflow_out_of_reach(self, team, closed_port: str) -> None:
         team.patch.setenv("MLFLOW_TRACKING_URI", closed_port)
@@ -158,6 +176,21 @@ class TestFlow:
             decide(reference, True, reviewer="ada")
 
 
+def test_without_a_server_there_is_no_form(team) -> None:
+    shown = tunetrail("promote", f"{NAME}-candidates@1", "--form")
+    assert shown.exit_code == FAULT
+    assert shown.stderr.startswith("a form needs a Prefect server: `prefect server start` in anoth")
+
+    def go_away(*_: Any, **__: Any) -> None:
+        raise httpx.ConnectError("refused")
+
+    team.patch.setattr(promotion_flow, "promote", go_away)
+    with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}):
+        shown = tunetrail("promote", f"{NAME}-candidates@1", "--form")
+    assert shown.exit_code == FAULT
+    assert "does not answer (refused); the champion is what it was" in shown.stderr
+
+
 @pytest.mark.usefixtures("prefect_api")
 def test_a_form_of_prefect_decides(team) -> None:
     """The run waits; a reviewer sees the evidence, fills in the form, and the run goes on."""
@@ -181,8 +214,10 @@ def test_a_form_of_prefect_decides(team) -> None:
 
     reviewer = threading.Thread(target=review)
     reviewer.start()
-    promotion_flow.promote(reference)
+    shown = tunetrail("promote", reference, "--form")
     reviewer.join()
+    assert shown.output.startswith(f"{reference} waits for a reviewer: Resume at http")
+    assert shown.output.endswith(f"{reference} is now the champion: version 1 of {NAME}\n")
     assert [artifact.key for artifact in seen] == ["evidence"]
     assert "| holds | signature |" in seen[0].data
     champion = team.record().champion

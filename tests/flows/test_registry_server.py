@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 import requests
+from free_ports import free_port
 from promotable import ASKED, REVIEWER, Team
 from typer.testing import CliRunner
 
@@ -26,7 +27,7 @@ from flows import registry_access, registry_server
 from flows.cli import app
 from flows.registry_access import AccessError, DatabaseProblem
 from flows.registry_server import BadAddress, Home, NotServed
-from tasks.lineage import audit, promotion, submission
+from tasks.lineage import audit, promotion, store, submission
 from tasks.lineage.registry import RegistryError
 from tasks.lineage.stage import FAULT, MISUSE
 
@@ -89,12 +90,6 @@ class World:
         return Account(self.url, name, PASSWORDS.get(name or "", ""))
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @pytest.fixture(scope="module", params=["sqlite", pytest.param("postgres", marks=pytest.mark.slow)])
 def world(request: pytest.FixtureRequest) -> World:
     made: World = request.getfixturevalue(f"on_{request.param}")
@@ -120,7 +115,7 @@ def _served(folder: Path, named: str | None) -> Iterator[World]:
     registry_server.prepare(home, database, NAME)
     for name, role in (("tina", "trainer"), ("rita", "reviewer")):
         assert registry_access.add_user(database, name, PASSWORDS[name], role)
-    port = _free_port()
+    port = free_port()
     with registry_server.serving(home, database, str(home.artifacts), "127.0.0.1", port, 1):
         yield _with_a_champion(home, database, f"http://127.0.0.1:{port}")
 
@@ -255,12 +250,17 @@ def test_on_postgresql_too_only_a_reviewer_promotes(
     check_only_a_reviewer_promotes(on_postgres, pipeline_without_onnx, monkeypatch)
 
 
-def test_nothing_is_read_without_a_password_that_fits(world: World) -> None:
+def test_nothing_is_read_without_a_password_that_fits(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for account in (world.account(None), Account(world.url, "tina", "guessed it wrong")):
         assert account("GET", "registered-models/get", name=NAME).status_code == 401
         assert account("GET", "experiments/search", max_results=1).status_code == 401
         assert account("GET", "/").status_code == 401
         assert account("GET", "/graphql").status_code == 401
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", world.url)
+    with pytest.raises(store.NotLetIn, match=r"does not let you in \(401\)"):
+        store.connect()
 
 
 def test_a_trainer_reads_the_champion_and_finds_no_way_round(world: World) -> None:
@@ -495,7 +495,7 @@ def test_the_command_tells_its_faults(tmp_path: Path, monkeypatch: pytest.Monkey
     code, said = command("--backend-store", DEAD, "--folder", folder)
     assert (code, "MLFLOW_BACKEND_STORE_URI" in said, "secret" in said) == (MISUSE, True, False)
     code, said = command(
-        "--folder", folder, "--port", str(_free_port()), MLFLOW_BACKEND_STORE_URI=DEAD
+        "--folder", folder, "--port", str(free_port()), MLFLOW_BACKEND_STORE_URI=DEAD
     )
     assert (code, "does not answer" in said, "secret" in said) == (FAULT, True, False)
     code, said = command("user", "list", "--folder", str(tmp_path / "none"))
@@ -534,7 +534,7 @@ def test_users_are_added_by_command(
 
 @pytest.mark.slow
 def test_ctrl_c_ends_it_in_order(tmp_path: Path) -> None:
-    port = _free_port()
+    port = free_port()
     line = "from flows.cli import main; main()"
     arguments = ["server", "--folder", str(tmp_path / "s"), "--port", str(port), "--workers", "1"]
     server = subprocess.Popen(

@@ -277,6 +277,20 @@ def test_a_project_below_the_top_of_its_repository(
     assert (tree.root / "dvc.yaml").is_file()
 
 
+def test_a_submodule_is_brought(
+    registered: RegisteredProject, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    inner = tmp_path / "inner"
+    registered.call("git", "init", "--quiet", str(inner))
+    (inner / "rules.txt").write_text("one\n")
+    registered.call("git", "-C", str(inner), "add", "--all")
+    registered.call("git", "-C", str(inner), "commit", "--quiet", "--message", "first")
+    monkeypatch.setenv("GIT_ALLOW_PROTOCOL", "file")
+    registered.call("git", "submodule", "--quiet", "add", str(inner), "rules")
+    tree = reproduction.CleanTree.at(registered.commit(), b"", tmp_path / "tree")
+    assert (tree.root / "rules" / "rules.txt").read_text() == "one\n"
+
+
 def test_evidence_that_was_exchanged(registered: RegisteredProject) -> None:
     store.connect().set_model_version_tag(registered.model, "1", "identity", "0" * 64)
     with pytest.raises(StageError, match=r"is not the one .*; `tunetrail verify "):

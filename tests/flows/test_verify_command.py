@@ -51,9 +51,15 @@ def test_one_failure_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
     assert shown.exit_code == GATE
     assert shown.output.splitlines()[1:] == [
         "files       FAILS  changed: merged/config.json",
-        "shipments-candidates@3 is not proven: 1 of 2 checks fail. Do not serve it; "
+        "shipments-candidates@3 is not proven: 1 of 2 checks fails. Do not serve it; "
         "register it anew from its sources.",
     ]
+
+
+def test_what_can_be_mended_is_not_registered_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    finds(monkeypatch, GOOD, Finding("signature", False, "put the key there", mendable=True))
+    last = asked("shipments-candidates@challenger").output.splitlines()[-1]
+    assert last.endswith("is not proven: 1 of 2 checks fails. Do not serve it; mend that.")
 
 
 def test_a_program_reads_json(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -66,6 +72,7 @@ def test_a_program_reads_json(monkeypatch: pytest.MonkeyPatch) -> None:
         "check": "files",
         "holds": False,
         "why": "changed: merged/config.json",
+        "mendable": False,
     }
 
 

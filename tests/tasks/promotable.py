@@ -112,7 +112,7 @@ class Team:
 
     def judgement(self) -> list[str]:
         """Why the champion would not be loaded, as `tunetrail doctor` tells it."""
-        return promotion.problems(self.client)
+        return [f"{it.what}: {it.why}; {it.remedy}" for it in promotion.problems(self.client)]
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ pytest does, and it holds no assert: PYTEST_DONT_REWRITE.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,11 +81,10 @@ def write_formatted(folder: Path, model: Path) -> None:
 
 
 @pytest.fixture(scope="session")
-def formatted(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def formatted(tiny_model: Path, made_once: Callable[..., Path]) -> Path:
     """data/formatted for the tiny model; read it, do not change it."""
-    folder = tmp_path_factory.mktemp("data") / "formatted"
-    write_formatted(folder, tiny_model)
-    return folder
+    made = made_once("data", lambda folder: write_formatted(folder / "formatted", tiny_model))
+    return made / "formatted"
 
 
 @pytest.fixture(scope="session")
@@ -109,15 +109,20 @@ def sft_run(
     formatted: Path,
     sft_settings: Sft,
     compute: Compute,
-    tmp_path_factory: pytest.TempPathFactory,
+    made_once: Callable[..., Path],
 ) -> Trained:
     """A QLoRA adapter on the tiny model."""
-    from tasks import sft
 
-    folder = tmp_path_factory.mktemp("sft")
-    out, curve = folder / "sft", folder / "sft.csv"
-    metrics = sft.run(tiny_model, formatted, out, curve, sft_settings, compute)
-    return Trained(out, curve, dict(metrics))
+    def train(folder: Path) -> None:
+        from tasks import sft
+
+        out, curve = folder / "sft", folder / "sft.csv"
+        metrics = sft.run(tiny_model, formatted, out, curve, sft_settings, compute)
+        (folder / "metrics.json").write_text(json.dumps(metrics))
+
+    folder = made_once("sft", train)
+    metrics = json.loads((folder / "metrics.json").read_text())
+    return Trained(folder / "sft", folder / "sft.csv", metrics)
 
 
 @pytest.fixture(scope="session")
@@ -127,15 +132,20 @@ def dpo_run(
     sft_run: Trained,
     dpo_settings: Dpo,
     compute: Compute,
-    tmp_path_factory: pytest.TempPathFactory,
+    made_once: Callable[..., Path],
 ) -> Trained:
     """The same adapter, continued on pairs."""
-    from tasks import dpo
 
-    folder = tmp_path_factory.mktemp("dpo")
-    out, curve = folder / "dpo", folder / "dpo.csv"
-    metrics = dpo.run(tiny_model, sft_run.out, formatted, out, curve, dpo_settings, compute)
-    return Trained(out, curve, dict(metrics))
+    def train(folder: Path) -> None:
+        from tasks import dpo
+
+        out, curve = folder / "dpo", folder / "dpo.csv"
+        metrics = dpo.run(tiny_model, sft_run.out, formatted, out, curve, dpo_settings, compute)
+        (folder / "metrics.json").write_text(json.dumps(metrics))
+
+    folder = made_once("dpo", train)
+    metrics = json.loads((folder / "metrics.json").read_text())
+    return Trained(folder / "dpo", folder / "dpo.csv", metrics)
 
 
 def machine_names(folder: Path, *places: Path) -> list[str]:

@@ -24,8 +24,10 @@ def drawn(root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any
     (folder / "dvc.yaml").write_text(json.dumps({"plots": plots}))
     write_plots(folder / "data" / "formatted")
     (folder / "models" / "curves").mkdir(parents=True)
-    for name in ("cpt", "sft", "dpo"):
-        (folder / "models" / "curves" / f"{name}.csv").write_text("step,loss\n1,2.5\n2,2.0\n")
+    curves = folder / "models" / "curves"
+    (curves / "cpt.csv").write_text("step,loss\n1,2.5\n2,2.0\n")
+    for name in ("sft", "dpo"):
+        (curves / f"{name}.csv").write_text("step,loss,validation_loss\n1,2.5,\n2,2.0,2.2\n")
     (folder / "models" / "report" / "plots").mkdir(parents=True)
     (folder / "models" / "report" / "plots" / "confusion.csv").write_text(
         "actual,predicted\na,a\na,b\nb,b\n"

@@ -3,7 +3,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -12,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from free_ports import free_port
 
 from tasks import register
 from tasks.lineage import evidence, hashes, provenance, registry, store, verify
@@ -188,8 +188,7 @@ def server(tmp_path: Path, sqlite: Path) -> Iterator[str]:
     folder = tmp_path / "server"
     folder.mkdir()
     shutil.copyfile(sqlite, folder / "mlflow.db")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        address = f"127.0.0.1:{free.getsockname()[1]}"
+    address = f"127.0.0.1:{free_port()}"
     host, port = address.split(":")
     process = subprocess.Popen(
         [

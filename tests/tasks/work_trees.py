@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,16 +21,18 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="session")
-def sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def sqlite(made_once: Callable[..., Path]) -> Path:
     """An MLflow database without runs; making one takes seconds, copying it none."""
-    folder = tmp_path_factory.mktemp("sqlite")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        from tasks.lineage import store
 
-        store.connect()
-    return folder / "mlflow.db"
+    def make(folder: Path) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(folder)
+            patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+            from tasks.lineage import store
+
+            store.connect()
+
+    return made_once("sqlite", make) / "mlflow.db"
 
 
 @pytest.fixture

@@ -349,7 +349,7 @@ def test_text_of_rows_and_models_stays_text(tmp_path: Path, content: dict[str, A
     page = write(tmp_path / "r", content)
     assert not Text(page).tags & {"script", "img"}
     assert page.count("&lt;script&gt;") >= 15
-    card = (tmp_path / "r" / "README.md").read_text()
+    card = (tmp_path / "r" / "model_card.md").read_text()
     text = card.split("---\n", 2)[2]
     for shown in (page, text):
         assert "<script" not in shown
@@ -404,7 +404,7 @@ def test_the_card_is_one_that_hugging_face_reads(tmp_path: Path, content: dict[s
     from huggingface_hub import ModelCard
 
     write(tmp_path / "r", content)
-    card = ModelCard.load(tmp_path / "r" / "README.md")
+    card = ModelCard.load(tmp_path / "r" / "model_card.md")
     assert card.data.base_model == "org/tiny"
     assert card.data.tags == ["tunetrail", "qlora"]
     assert card.data.license is None
@@ -422,7 +422,7 @@ def test_the_card_tells_no_folder_of_this_machine(tmp_path: Path, content: dict[
     params = {"base": {"source": "local", "local": {"path": "/home/me/models/tiny"}}}
     content["records"] = [{**RECORDS[0], "params": params}]
     write(tmp_path / "r", content)
-    card = (tmp_path / "r" / "README.md").read_text()
+    card = (tmp_path / "r" / "model_card.md").read_text()
     assert "Base model: tiny, from a folder." in card
     assert "/home" not in card
 

@@ -38,6 +38,14 @@ def run(data: Path, out: Out, sft: Sft, compute: Compute) -> Metrics:
         raise GateError("3 of 5 rows are bad, at most 1 may be; mend them")
     if order == "crash":
         raise RuntimeError("boom")
+    if order == "keep":
+        from tasks.lineage import unfinished
+
+        kept = unfinished.folder()
+        assert kept is not None and not kept.exists()
+        kept.mkdir(parents=True)
+        (kept / "step").write_text("7")
+        raise StageError("interrupted")
     if order == "sleep":
         time.sleep(60)
     return {"rows": 1, "deep": {"share": 0.5}, "threads": int(os.environ["OMP_NUM_THREADS"])}

@@ -108,6 +108,19 @@ def test_reviewers_at_once_make_a_chain(client) -> None:
     assert len(client.search_runs([experiment.experiment_id])) == 1
 
 
+def test_a_record_out_of_reach_is_not_called_cut_off(client, monkeypatch) -> None:
+    from mlflow import MlflowException
+
+    write(client, 1)
+
+    def fail(run_id: str) -> None:
+        raise MlflowException("connection reset")
+
+    monkeypatch.setattr(client, "get_run", fail)
+    with pytest.raises(MlflowException, match="connection reset"):
+        audit.read(client, NAME, Path())
+
+
 def test_a_registered_model_made_by_hand_gets_a_record(client) -> None:
     client.create_registered_model(NAME)
     write(client, 1)
@@ -178,6 +191,12 @@ def truncate_and_lose_the_tag() -> None:
     sql(tag, audit.Entry(text).hash)
 
 
+def truncate_and_set_every_tag_back() -> None:
+    """Nothing in the database tells of the third entry any more."""
+    truncate_and_lose_the_tag()
+    store.connect().delete_model_version_tag(NAME, "1", audit.ENTRY_TAG)
+
+
 def name_another_run() -> None:
     client = store.connect()
     experiment = client.get_experiment_by_name(audit.experiment_name(NAME))
@@ -219,6 +238,7 @@ def forget_the_run() -> None:
         (insert_unsealed, "entry 4: not what the key"),
         (truncate_all, "the newest entry was"),
         (truncate_and_lose_the_tag, "version 1 names the entry"),
+        (truncate_and_set_every_tag_back, "which was read here before, is not in it any more"),
         (name_another_run, "holds another record"),
         (name_a_run_elsewhere, "which is not in the experiment shipments-audit"),
         (lambda: store.connect().delete_run(audit.begin(store.connect(), NAME)), "it was deleted"),

@@ -67,6 +67,11 @@ def change(repository: Path) -> None:
     (repository / "text").write_text("new, without an end of line")
     (repository / "data.bin").write_bytes(bytes(range(256)))
     (repository / "gone").unlink()
+    (repository / "link").symlink_to("nowhere at all")
+    (repository / "kept").chmod(0o755)
+    (repository / "empty").touch()
+    (repository / '-new\nline\t"quoted"\\ ').write_bytes(b"crlf\r\n \t\n\n")
+    (repository / os.fsdecode(b"latin\xe9")).write_text("no UTF-8")
     (repository / "ünïcode *[x].txt").write_text("new\n")
     (repository / "folder").mkdir()
     (repository / "folder" / "new.bin").write_bytes(b"\0\xff" * 50)
@@ -78,27 +83,39 @@ def change(repository: Path) -> None:
     (repository / "written").write_text("by the pipeline")
 
 
-def files(folder: Path) -> dict[str, bytes]:
+def files(folder: Path) -> dict[str, tuple[int, bytes]]:
+    """Kind and rights, and content, by path."""
     skipped = (".git", "ignored", "out", "written")
     return {
-        path.relative_to(folder).as_posix(): path.read_bytes()
+        path.relative_to(folder).as_posix(): (
+            path.lstat().st_mode,
+            bytes(path.readlink()) if path.is_symlink() else path.read_bytes(),
+        )
         for path in folder.rglob("*")
-        if path.is_file() and path.relative_to(folder).parts[0] not in skipped
+        if (path.is_symlink() or path.is_file())
+        and path.relative_to(folder).parts[0] not in skipped
     }
 
 
 def test_the_patch_makes_the_commit_what_lies_here(repository: Path, tmp_path: Path) -> None:
     change(repository)
     before = command("status", "--porcelain")
+    index = (repository / ".git" / "index").read_bytes()
     here = git.work_tree(["written", "out"], limit_bytes=100_000)
+    assert (repository / ".git" / "index").read_bytes() == index
     assert command("status", "--porcelain") == before
     assert here.commit == command("rev-parse", "HEAD")
     assert here.branch == "main"
     assert here.remote is None
     assert here.changed == [
+        '-new\nline\t"quoted"\\ ',
         "data.bin",
+        "empty",
         "folder/new.bin",
         "gone",
+        "kept",
+        os.fsdecode(b"latin\xe9"),
+        "link",
         "staged",
         "text",
         "ünïcode *[x].txt",
@@ -119,9 +136,44 @@ def test_the_patch_does_not_depend_on_the_users_settings(repository: Path) -> No
         "diff.external": "false",
         "diff.renames": "copies",
         "diff.context": "0",
+        "diff.relative": "true",
     }.items():
         command("config", name, value)
     assert git.work_tree([], limit_bytes=100_000).changes == plain
+
+
+@pytest.mark.parametrize("lies_there", ["submodule", "new repository", "without a commit"])
+def test_what_no_patch_holds_is_refused(repository: Path, lies_there: str) -> None:
+    who = [
+        "-c",
+        "user.name=a",
+        "-c",
+        "user.email=a@example.org",
+        "-c",
+        "protocol.file.allow=always",
+    ]
+    inner = repository / "inner"
+    if lies_there == "submodule":
+        command(*who, "submodule", "add", f"file://{repository}", "inner")
+        command(*who, "commit", "-m", "with a submodule")
+        assert git.work_tree([], limit_bytes=10_000).changed == []
+        (inner / "text").write_text("changed")
+    else:
+        command("init", str(inner))
+        if lies_there == "new repository":
+            command("-C", str(inner), *who, "commit", "--allow-empty", "-m", "first")
+    with pytest.raises(git.GitFailed, match=r"inner/?: a repository of its own"):
+        git.work_tree([], limit_bytes=10_000)
+
+
+def test_looking_does_not_touch_the_index(repository: Path) -> None:
+    """Git would renew it, under a lock that a kill leaves behind."""
+    os.utime(repository / "text", (1, 1))
+    (repository / ".git" / "index.lock").touch()
+    before = (repository / ".git" / "index").read_bytes()
+    assert not git.dirty()
+    assert git.work_tree([], limit_bytes=10_000).changed == []
+    assert (repository / ".git" / "index").read_bytes() == before
 
 
 def test_a_change_in_the_moment_of_the_commit_is_seen(repository: Path) -> None:

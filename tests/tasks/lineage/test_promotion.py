@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +23,7 @@ from tasks.params import Promote
 pytest_plugins = ("work_trees", "promotable")
 
 NAME = "shipments"
+AUTHOR = "ada@example.com"
 ASKED = Promote(
     reproduced="identical",
     votes=0,
@@ -292,9 +294,17 @@ class TestByHand:
         assert team.aliases() == {"champion": 2, "previous": 1}
         assert team.judgement() == []
         team.client.delete_registered_model_alias(NAME, "champion")
+        team.client.set_registered_model_alias(NAME, "previous", "2")
         assert team.judgement() == [
-            f"{NAME}@champion: it has none; `tunetrail promote {NAME}-candidates@VERSION` makes one"
+            f"{NAME}@champion: the alias is missing, and the audit record has promoted version 2; "
+            f"`tunetrail promote {second}` puts it back"
         ]
+        team.client.set_registered_model_alias(NAME, "champion", "2")
+        assert team.judgement() == [
+            f"{NAME}@previous: it was moved by hand; `tunetrail promote {second}` puts it back"
+        ]
+        assert not team.promote(second).made
+        assert team.aliases() == {"champion": 2, "previous": 1}
 
     def test_a_version_made_by_hand(self, team) -> None:
         reference = team.candidate()
@@ -303,8 +313,46 @@ class TestByHand:
         team.client.set_registered_model_alias(NAME, "champion", "1")
         (told,) = team.judgement()
         assert "moved by hand to version 1, and the audit record has promoted none" in told
+
+        def edit() -> None:
+            team.client.set_model_version_tag(NAME, "1", "base", "a better one")
+            team.client.set_model_version_tag(NAME, "1", "gate:test/bleu", "pass")
+            team.client.update_model_version(NAME, "1", "the best of all")
+
+        edit()
         assert team.promote(reference).version == 1
+        assert team.judgement() == []  # the copy says what the candidate says
+        edit()
+        (told,) = team.judgement()
+        assert told.startswith(f"{NAME}@champion: verify tags: base, gate:test/bleu of the version")
+        assert told.endswith(
+            "`tunetrail rollback shipments --comment WHY` goes back, or promote a candidate that holds"
+        )
+        assert not team.promote(reference).made
         assert team.judgement() == []
+
+    def test_an_entry_that_no_promotion_wrote(self, team, monkeypatch) -> None:
+        """The author has a trusted key, and here the right to write the record too."""
+        reference = team.candidate()
+        team.work_as("author")
+        with monkeypatch.context() as patch:
+            patch.setattr(review, "objections", lambda *_: [])
+            team.promote(reference, reviewer=f"Ada <{AUTHOR}>")
+        (told,) = team.judgement()
+        assert f"Ada <{AUTHOR}> promoted it, and is its author" in told
+
+    def test_a_run_that_is_gone_for_good(self, team) -> None:
+        """As `mlflow gc` leaves it: the version names a run that is no more."""
+        reference = team.candidate()
+        team.promote(reference)
+        with closing(sqlite3.connect("mlflow.db")) as database, database:
+            run_id = team.version(reference).run_id
+            database.execute("delete from runs where run_uuid = ?", (run_id,))
+        told = "verify signature: the run that registered it is gone from MLflow, and its evidence "
+        assert refused(team, reference)[0].startswith(told)
+        assert any(told in line for line in team.judgement())
+        with pytest.raises(GateError, match=told):
+            promotion.load_champion(NAME)
 
     def test_an_alias_on_something_else_with_the_right_number(self, team) -> None:
         """The version that was promoted is gone, and another has taken over its files."""
@@ -413,8 +461,13 @@ def at_every_write(
             else:
                 return len(done)
         look(at)
-        copy_database("before.db", "mlflow.db")
+        turn_back()
     raise AssertionError("it never ends")
+
+
+def turn_back() -> None:
+    copy_database("before.db", "mlflow.db")
+    shutil.rmtree(audit.SEEN)  # the work tree would tell
 
 
 @pytest.fixture(params=[4, pytest.param(1, marks=pytest.mark.slow)], ids="each {} writes".format)
@@ -429,7 +482,7 @@ class TestKilled:
 
         def look(at: int) -> None:
             told = told_but_unfinished(team)
-            assert all("it has none" in line for line in told), (at, told)
+            assert all("it has none" in it or "is missing" in it for it in told), (at, told)
             assert team.promote(reference).version == 1
             assert team.aliases() == {"champion": 1}
             assert len(team.record().entries) == 1
@@ -458,7 +511,7 @@ class TestKilled:
             assert team.judgement() == []
 
         assert at_every_write(lambda: team.promote(second), same, 2, step) == 11
-        copy_database("before.db", "mlflow.db")
+        turn_back()
         at_every_write(lambda: team.promote(second), another, 3, step)
 
     def test_the_way_back(self, team, step: int) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.lineage import hashes, signing
+from tasks.lineage import hashes, seal, signing
 from tasks.lineage.signing import BadSignature, KeyProblem
 
 FILES = {"a": "0" * 64, "model/b c.bin": "1" * 64}
@@ -163,6 +163,51 @@ def test_a_teams_key_signs_instead(home: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv(signing.KEY_VARIABLE, str(key))
     assert signing.signing_key() == key
     assert not signing.own_key().exists()
+
+
+def encrypted(private: Path, target: Path, form: str) -> Path:
+    from cryptography.hazmat.primitives import serialization
+
+    target.write_bytes(
+        serialization.load_pem_private_key(private.read_bytes(), None).private_bytes(
+            serialization.Encoding.PEM,
+            getattr(serialization.PrivateFormat, form),
+            serialization.BestAvailableEncryption(b"pass phrase"),
+        )
+    )
+    target.chmod(0o600)
+    return target
+
+
+@pytest.mark.parametrize("form", ["PKCS8", "TraditionalOpenSSL"])
+def test_a_teams_key_may_have_a_passphrase(
+    home: Path, monkeypatch: pytest.MonkeyPatch, form: str
+) -> None:
+    key = encrypted(another_key(home, monkeypatch), home / "team.pem", form)
+    monkeypatch.setenv(signing.KEY_VARIABLE, str(key))
+    with pytest.raises(KeyProblem) as raised:
+        signing.signing_key()
+    assert str(raised.value) == (
+        f"the signing key {key} has a passphrase; name a file that holds it, and that only you can "
+        "read, in TUNETRAIL_SIGNING_KEY_PASSPHRASE_FILE"
+    )
+    passphrase = home / "passphrase"
+    monkeypatch.setenv(signing.PASSPHRASE_VARIABLE, str(passphrase))
+    with pytest.raises(KeyProblem, match=r"cannot be read: .*No such file"):
+        signing.signing_key()
+    passphrase.write_text("wrong\n")
+    with pytest.raises(KeyProblem, match=f"others can read the passphrase {passphrase}"):
+        signing.signing_key()
+    passphrase.chmod(0o600)
+    with pytest.raises(KeyProblem, match=f"the passphrase in {passphrase} does not open {key}"):
+        signing.signing_key()
+    passphrase.write_text("pass phrase\n")
+    assert signing.signing_key() == key
+
+    public = home / "another" / "tunetrail" / "signing-key.pub.pem"
+    trusted = {signing.fingerprint(key): public}
+    assert signing.check(FILES, signature(FILES, key), trusted) == signing.fingerprint(key)
+    assert seal.check("test", seal.sealed("test", {"a": 1}, key), trusted)
 
 
 def test_a_key_that_cannot_be_used_is_refused(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,35 @@
+"""What an interrupted stage keeps for its next run, such as checkpoints of training.
+
+It lies in the state of the work tree, not among DVC's outputs, under a key of all that decides the
+result: the stage's inputs (code and lock file included) and its parameters.  So nothing is ever taken
+up that belongs to other inputs.  The runner removes it when the stage is done.
+Outside a stage (in a test or a notebook) there is none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tasks.lineage import hashes
+
+KEY_DIGITS = 24
+
+_folder: Path | None = None
+
+
+def place(state: Path, stage: str, inputs: Mapping[str, str], params: Mapping[str, Any]) -> Path:
+    """The folder of a stage with these inputs (hashes by path) and parameters."""
+    return state / stage / hashes.sha256_json([dict(inputs), dict(params)])[:KEY_DIGITS]
+
+
+def use(folder: Path | None) -> None:
+    """Keep things there from now on; None keeps nothing."""
+    global _folder
+    _folder = folder
+
+
+def folder() -> Path | None:
+    """Where the running stage keeps things; it need not exist yet."""
+    return _folder

@@ -1,0 +1,106 @@
+"""A run that is interrupted after any step and started again ends with the bytes of one that is not."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small_runs import Trained
+
+from tasks import cpt, dpo, sft
+from tasks.lineage import hashes, tracking, unfinished
+from tasks.lineage.process import Terminated
+from tasks.params import Compute, Cpt, Dpo, Sft
+from tasks.training import loop
+
+pytest_plugins = ("small_runs",)
+
+Run = Callable[[Path], Any]
+"""Trains into a folder, which then has all that the stage writes."""
+
+
+@pytest.fixture
+def kept(tmp_path: Path) -> Iterator[Path]:
+    """Where a stage keeps what its next run goes on from."""
+    unfinished.use(tmp_path / "kept")
+    yield tmp_path / "kept"
+    unfinished.use(None)
+
+
+@pytest.fixture
+def training(
+    tiny_model: Path,
+    formatted: Path,
+    sft_run: Trained,
+    cpt_settings: Cpt,
+    sft_settings: Sft,
+    dpo_settings: Dpo,
+    compute: Compute,
+) -> dict[str, Run]:
+    """A small run of each kind, of two epochs, and with draws from the generators where one can."""
+    linear = {"target_modules": "all-linear", "lora_dropout": 0.1}
+    twice = cpt_settings.model_copy(update={"epochs": 2, "block_tokens": 64})
+
+    def supervised(changed: dict[str, Any]) -> Run:
+        settings = sft_settings.model_copy(update=changed)
+        return lambda to: sft.run(
+            tiny_model, formatted, to / "out", to / "curve.csv", settings, compute
+        )
+
+    return {
+        "cpt": lambda to: cpt.run(
+            tiny_model, formatted, to / "out", to / "curve.csv", twice, compute
+        ),
+        "qlora": supervised({}),
+        "qlora_dropout": supervised(linear),
+        "lora_dropout": supervised(
+            {"method": "lora", "batch_size": 2, "gradient_accumulation": 2, **linear}
+        ),
+        "dpo": lambda to: dpo.run(
+            tiny_model, sft_run.out, formatted, to / "out", to / "curve.csv", dpo_settings, compute
+        ),
+    }
+
+
+def interrupt_after(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SIGTERM while a step is being done, as a spot instance gets it."""
+    log_metrics = tracking.log_metrics
+
+    def told(values: dict[str, float], step_told: int | None = None, **named: Any) -> None:
+        log_metrics(values, step=named.get("step", step_told))
+        if named.get("step") == step - 1 or (step == 1 and not named):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(loop.tracking, "log_metrics", told)
+
+
+@pytest.mark.parametrize("kind", ["cpt", "qlora", "qlora_dropout", "lora_dropout", "dpo"])
+def test_the_same_bytes_after_an_interruption_at_each_step(
+    kind: str,
+    training: dict[str, Run],
+    kept: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    straight = tmp_path / "straight"
+    straight.mkdir()
+    unfinished.use(None)
+    metrics = training[kind](straight)
+    unfinished.use(kept)
+    steps = metrics["steps"]
+    assert steps >= 4
+
+    pieces = tmp_path / "pieces"
+    pieces.mkdir()
+    for step in range(2, steps):
+        with monkeypatch.context() as patched:
+            interrupt_after(step, patched)
+            with pytest.raises(Terminated, match=f"stopped after step {step} as asked; run again"):
+                training[kind](pieces)
+        assert not (pieces / "out").exists()
+    assert training[kind](pieces) == metrics
+    assert hashes.manifest(pieces) == hashes.manifest(straight)
