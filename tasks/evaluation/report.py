@@ -98,7 +98,8 @@ def write(
     """Write the folder; the same arguments give the same bytes.
 
     `index.html` is the report, `model_card.md` the model card (DVC ignores a README.md),
-    `predictions.jsonl` every answer, `slices.json` every slice, `plots/confusion.csv` what `dvc plots show` draws.
+    `predictions.jsonl` every answer, `slices.json` every slice, `plots/confusion.csv` what
+    `dvc plots show` draws.
 
     Args:
         texts: the answers of each candidate in the order of `rows`; None where it was not asked.
