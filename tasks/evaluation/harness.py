@@ -33,6 +33,7 @@ def run(models: Mapping[str, Path], names: Sequence[str], limit: int, seed: int)
         return {}
     try:
         import lm_eval
+        import torch
         from lm_eval.tasks import TaskManager
     except ImportError as error:
         raise StageError(
@@ -55,6 +56,7 @@ def run(models: Mapping[str, Path], names: Sequence[str], limit: int, seed: int)
                 tasks=asked,
                 limit=limit,
                 batch_size=BATCH,
+                device="cuda" if torch.cuda.is_available() else "cpu",
                 task_manager=manager,
                 bootstrap_iters=0,  # it would spend minutes on errors that are not told
                 log_samples=False,

@@ -143,9 +143,9 @@ def _holds(metric: str, schema: Mapping[str, Any] | None) -> Callable[[Answered]
     if metric == "json_valid":
         return lambda row: answers.parse(row.answer) is not None
     if metric == "schema_valid" and schema is not None:
-        from jsonschema.validators import validator_for
+        from jsonschema.validators import Draft202012Validator, validator_for
 
-        validator = validator_for(schema)(schema)
+        validator = validator_for(schema, Draft202012Validator)(schema)
 
         def valid(row: Answered) -> bool:
             structure = answers.parse(row.answer)
