@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from tasks.evaluation import answers
 from tasks.evaluation.metrics import expected_fields
 from tasks.evaluation.statistics import Estimate, share
+from tasks.evaluation.task import MOST_CLASSES, detect
 
 MOST_LABELS = 20
-"""A field with more values is free text rather than a class."""
+"""A field of a JSON answer with more values is free text rather than a class."""
 WHOLE_ANSWER = "answer"
 """The name of the field where answers are text, and each text is a class."""
 OTHER, UNREADABLE = "other value", "no value"
@@ -55,13 +56,15 @@ class Confusion:
 
 
 def find(expected: Sequence[str]) -> list[Field]:
-    """The fields that are classes: 2 to MOST_LABELS values, and fewer than half as many as rows."""
+    """The fields that are classes: 2 to MOST_LABELS values, and fewer than half as many as rows; of
+    a task of classification its labels, as many as there are."""
     names = expected_fields(expected) or [WHOLE_ANSWER]
+    most = MOST_CLASSES if detect(expected) == "classification" else MOST_LABELS
     fields = []
     for name in names:
         values = (Field(name, []).label(text) for text in expected)
         labels = sorted({value for value in values if value is not None})
-        if 2 <= len(labels) <= min(MOST_LABELS, len(expected) / 2):
+        if 2 <= len(labels) <= min(most, len(expected) / 2):
             fields.append(Field(name, labels))
     return fields
 

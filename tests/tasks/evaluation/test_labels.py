@@ -48,3 +48,10 @@ def test_confusion() -> None:
     found = labels.confusion(field, EXPECTED, [row("a"), row("c"), row("b"), '{"note":"x"}'])
     assert found.columns == ["a", "b", OTHER, UNREADABLE]
     assert found.rows == [("a", [0, 0, 1, 1]), ("b", [1, 1, 0, 0])]
+
+
+def test_a_task_of_classification_may_have_many_classes() -> None:
+    (field,) = labels.find([f"intent_{n % 77}" for n in range(200)])
+    assert len(field.labels) == 77
+    assert labels.find([f"a story of its own that is told {n % 77}" * 3 for n in range(200)]) == []
+    assert labels.find([row(f"intent_{n % 77}", str(n)) for n in range(200)]) == []
