@@ -87,7 +87,7 @@ class Results:
 
     def gates(self) -> list[str]:
         return [
-            f"{'holds' if gate['passed'] else 'fails'}  {conclusions.gate_name(gate)} on "
+            f"{conclusions.result(gate)}  {conclusions.gate_name(gate)} on "
             f"{gate['split']}: {gate['why']}"
             for gate in self.verdict["gates"]
         ]
@@ -97,10 +97,9 @@ class Results:
 
     def answers(self) -> list[conclusions.Answer]:
         """What a reviewer asks, answered."""
-        contaminated = self.verdict["contaminated_share"]
         return [
-            *conclusions.headline(self.document, self.confidence),
-            *conclusions.reservations(self.document, contaminated, self.confidence),
+            *conclusions.headline(self.document, self.verdict, self.confidence),
+            *conclusions.reservations(self.document, self.verdict, self.confidence),
         ]
 
     def markdown(self, links: Mapping[str, str]) -> str:

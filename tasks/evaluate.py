@@ -12,6 +12,7 @@ from typing import Any
 
 from tasks.evaluation import (
     candidates,
+    conclusions,
     contamination,
     contest,
     gates,
@@ -76,7 +77,7 @@ def run(
             compute.seed,
         )
         document = scoring.document(rows, held.answers, numbers, FINAL, held.left_out, known, by)
-        decided = gates.judge(document, evaluate.gates)
+        decided = gates.judge(document, evaluate.gates, evaluate.champion)
         verdict.write_text(json.dumps(decided, indent=2) + "\n", encoding="utf-8")
         write = functools.partial(
             reports.write,
@@ -184,7 +185,8 @@ def _tell(document: Mapping[str, Any], verdict: gates.Verdict) -> None:
         log.info("%s against %s: %s", compared["left"], compared["right"], compared["says"])
     for gate in verdict["gates"]:
         tell = log.info if gate["passed"] else log.warning
-        tell("gate %s %s: %s", gate["gate"], gate["metric"], gate["why"])
+        empty = "" if gate.get("could_fail", True) else f" {conclusions.CANNOT_FAIL}"
+        tell("gate %s %s%s: %s", gate["gate"], gate["metric"], empty, gate["why"])
     log.info("verdict: %s", verdict["verdict"])
 
 

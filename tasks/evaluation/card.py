@@ -53,7 +53,11 @@ def render(
     )
     environment.filters.update(escape=markdown.escape, code=markdown.code)
     environment.globals.update(
-        number=conclusions.number, gate_name=conclusions.gate_name, methods=conclusions.METHODS
+        number=conclusions.number,
+        gate_name=conclusions.gate_name,
+        gate_result=conclusions.result,
+        gates_held=conclusions.gates_held,
+        methods=conclusions.METHODS,
     )
     text = environment.get_template("model_card.md.j2").render(
         metadata=_yaml(_metadata(document, splits, records, params, confidence)),
@@ -65,7 +69,7 @@ def render(
         methods_used=_methods(params),
         hashes=_hashes(records),
         preparation=preparation,
-        headline=conclusions.headline(document, confidence),
+        headline=conclusions.headline(document, verdict, confidence),
         limitations=_limitations(document, verdict, confidence),
     )
     return text.rstrip() + "\n"

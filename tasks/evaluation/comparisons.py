@@ -115,13 +115,18 @@ def best_simpler(candidates: Mapping[str, Any], metric: str) -> str | None:
     Args:
         candidates: metrics by candidate and split, as in evaluate.metrics.json.
     """
+    measured = simpler_values(candidates, metric)
+    return max(measured, key=lambda name: measured[name]) if measured else None
+
+
+def simpler_values(candidates: Mapping[str, Any], metric: str) -> dict[str, Any]:
+    """What the candidates without training reach on the test, of those that it is measured of."""
     values = {
         name: candidates[name].get(SPLIT, {}).get(metric, {}).get("value")
         for name in SIMPLER
         if name in candidates
     }
-    measured = {name: value for name, value in values.items() if value is not None}
-    return max(measured, key=lambda name: measured[name]) if measured else None
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def _mean(values: Sequence[float]) -> float:

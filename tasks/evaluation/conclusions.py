@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tasks.evaluation import contamination
@@ -34,6 +34,7 @@ _WHY = {
     "worse": "all of it below zero",
     "inside the noise": "which holds zero: these rows do not tell the two apart",
 }
+CANNOT_FAIL = "cannot fail here"
 
 
 @dataclass(frozen=True)
@@ -92,13 +93,24 @@ def against_simpler(document: Document, confidence: float) -> Answer:
     )
 
 
-def against_champion(document: Document, confidence: float) -> Answer:
+def against_champion(
+    document: Document, gates: Sequence[Mapping[str, Any]], confidence: float
+) -> Answer:
     """Whether the final candidate is better than the champion."""
     question = "Better than the champion?"
     found = document["comparisons"]["champion"]
+    held = [gate for gate in gates if gate["gate"] == "champion"]
     if found is None:
-        return Answer(question, "Not compared", "No champion is set in evaluate.champion.")
-    return _answer(question, found, "the champion", confidence)
+        why = held[0]["why"] if held else "no champion is set in evaluate.champion"
+        return Answer(question, "Not compared", f"{why[0].upper()}{why[1:]}.")
+    answer = _answer(question, found, "the champion", confidence)
+    if held:
+        return answer
+    return replace(
+        answer,
+        text=f"{answer.text} No gate asks for it, so the verdict does not depend on the champion: "
+        "evaluate.gates.champion is null.",
+    )
 
 
 def _answer(question: str, found: Mapping[str, Any], other: str, confidence: float) -> Answer:
@@ -112,11 +124,42 @@ def _answer(question: str, found: Mapping[str, Any], other: str, confidence: flo
         return Answer(question, "Not measured", text)
     text += (
         f" Difference {signed(difference['value'])}, {interval(difference, confidence)}, "
-        f"{_WHY[found['says']]}."
+        f"{_why(found)}."
     )
     if found["says"] == "inside the noise" and found["resolvable"] is not None:
         text += f" Differences from about {number(found['resolvable'])} on would show."
     return Answer(question, _SHORT[found["says"]], text)
+
+
+def _why(found: Mapping[str, Any]) -> str:
+    """What a comparison says, by its interval; where that lies beside zero, by McNemar's test."""
+    low, high = found["difference"]["low"], found["difference"]["high"]
+    if found["says"] != "inside the noise" or (
+        low is not None and high is not None and low <= 0 <= high
+    ):
+        return _WHY[found["says"]]
+    if low is None or high is None:
+        return "so these rows do not tell the two apart"
+    test = f" (p {p_value(found['p_value'])})" if found["p_value"] is not None else ""
+    return (
+        "which lies beside zero, but so few rows are right with one of the two alone that McNemar's "
+        f"test calls it luck{test}: these rows do not tell the two apart"
+    )
+
+
+def result(gate: Mapping[str, Any]) -> str:
+    """Whether a gate holds, in a word; one that passes whatever the candidate does is no evidence."""
+    if not gate["passed"]:
+        return "fails"
+    return "holds" if gate.get("could_fail", True) else CANNOT_FAIL
+
+
+def gates_held(gates: Sequence[Mapping[str, Any]]) -> str:
+    """How many gates hold, not counting those that cannot fail."""
+    results = [result(gate) for gate in gates]
+    empty = results.count(CANNOT_FAIL)
+    told = f"{results.count('holds')} of {len(gates)} hold"
+    return f"{told}, {empty} cannot fail here" if empty else told
 
 
 def gate_name(gate: Mapping[str, Any]) -> str:
@@ -127,19 +170,19 @@ def gate_name(gate: Mapping[str, Any]) -> str:
     return str(gate["metric"])
 
 
-def headline(document: Document, confidence: float) -> list[Answer]:
+def headline(document: Document, verdict: Mapping[str, Any], confidence: float) -> list[Answer]:
     """What a reviewer asks first: is it better than what is simpler, and than what is in use."""
     answers = [against_simpler(document, confidence)]
     if document["comparisons"]["champion"]:
-        answers.append(against_champion(document, confidence))
+        answers.append(against_champion(document, verdict["gates"], confidence))
     return answers
 
 
-def reservations(document: Document, contaminated: Estimate, confidence: float) -> list[Answer]:
+def reservations(document: Document, verdict: Mapping[str, Any], confidence: float) -> list[Answer]:
     """What a reviewer asks next."""
-    answers = [forgotten(document, confidence), trained_on(contaminated)]
+    answers = [forgotten(document, confidence), trained_on(verdict["contaminated_share"])]
     if not document["comparisons"]["champion"]:
-        answers.insert(0, against_champion(document, confidence))
+        answers.insert(0, against_champion(document, verdict["gates"], confidence))
     return answers
 
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
-from typing import NotRequired, TypedDict
+from collections.abc import Sequence
+from typing import TypedDict
 
 from tasks.evaluation import answers, metrics, statistics, task
 from tasks.evaluation.metrics import Answered
@@ -39,8 +39,6 @@ class Forgetting(TypedDict):
     following: Following
     """By the metric of the rows' own task: rouge_l where answers are free text."""
     form: Following
-    lm_eval: NotRequired[Mapping[str, Mapping[str, Mapping[str, float]]]]
-    """By task, metric and candidate, where params.yaml names tasks of lm-eval."""
 
 
 def measure(

@@ -132,8 +132,8 @@ def write(
         verdict=verdict,
         document=document,
         confidence=confidence,
-        headline=conclusions.headline(document, confidence),
-        reservations=conclusions.reservations(document, verdict["contaminated_share"], confidence),
+        headline=conclusions.headline(document, verdict, confidence),
+        reservations=conclusions.reservations(document, verdict, confidence),
         splits=splits,
         meanings=result_table.meanings(splits),
         too_short=preparation.too_short,
@@ -310,7 +310,6 @@ def _forgetting(
         "rows": found["rows"],
         "ratio": (perplexity("base"), perplexity(final), found["perplexity_ratio"]),
         "measured": [(FORGOTTEN[kind], found[kind]) for kind in FORGOTTEN if found.get(kind)],
-        "lm_eval": found.get("lm_eval", {}),
         "examples": [examples.example(rows[at], at, shown) for at in general[:REGRESSION_EXAMPLES]],
     }
 
@@ -422,6 +421,8 @@ def _render(template: str, **context: Any) -> str:
         number=conclusions.number,
         signed=conclusions.signed,
         gate_name=conclusions.gate_name,
+        gate_result=conclusions.result,
+        gates_held=conclusions.gates_held,
         p_value=conclusions.p_value,
         methods=conclusions.METHODS,
     )

@@ -124,8 +124,6 @@ def document(
         scoring.confidence,
         scoring.seed,
     )
-    if forgotten is not None and lm_eval:
-        forgotten["lm_eval"] = lm_eval
     return {
         "task": scoring.task,
         "primary": scoring.primary,
@@ -137,6 +135,7 @@ def document(
             "champion": compared("champion"),
         },
         "forgetting": forgotten,
+        "lm_eval": dict(lm_eval),
     }
 
 

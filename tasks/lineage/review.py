@@ -14,6 +14,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tasks.evaluation import conclusions
 from tasks.lineage import evidence, hashes, opinions, promotion_gates, seal, signing, verify
 from tasks.lineage.audit import Record
 from tasks.lineage.evidence import Evidence
@@ -99,7 +100,8 @@ class Case:
             for finding in self.report.findings
         ]
         told += [
-            f"{'holds' if gate['passed'] else 'FAILS'}  gate {gate['split']}/{gate['metric']}: "
+            f"{conclusions.result(gate) if gate['passed'] else 'FAILS'}  "
+            f"gate {gate['split']}/{gate['metric']}: "
             f"{gate['why']}"
             for gate in self.verdict.get("gates", [])
         ]

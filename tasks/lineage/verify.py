@@ -455,12 +455,7 @@ def replayed(
             f"the section evaluate.gates it was made with cannot be judged by here ({place}: "
             f"{error.errors()[0]['msg']}); verify it at the commit that the statement names"
         ) from None
-    champion = settings.get("champion")
-    if champion is not None and gates.CHAMPION not in measured.get("candidates", {}):
-        raise _Fails(
-            f"evaluate.champion is {_brief(champion)}, but {evidence.METRICS} has no champion"
-        )
-    again = gates.judge(measured, limits)
+    again = gates.judge(measured, limits, settings.get("champion"))
     if _in_order(again) != _in_order(decided):
         raise _Fails(
             f"{evidence.VERDICT} says {_disagreement(decided, again)}, but metrics and gates give "

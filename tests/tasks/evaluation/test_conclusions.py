@@ -45,6 +45,14 @@ def document(says: str, low: float | None, high: float | None) -> dict[str, Any]
             "Not shown: inside the noise",
             "which holds zero: these rows do not tell the two apart.",
         ),
+        (
+            "inside the noise",
+            0.011,
+            0.112,
+            "Not shown: inside the noise",
+            "interval 0.011 to 0.112, which lies beside zero, but so few rows are right with one of "
+            "the two alone that McNemar's test calls it luck",
+        ),
         ("inside the noise", None, None, "Not measured", "on 1,200 rows of the test."),
     ],
 )
@@ -57,8 +65,27 @@ def test_an_answer(says: str, low: float | None, high: float | None, short: str,
 def test_without_comparison_or_general_rows() -> None:
     nothing = {"comparisons": {"simpler": None, "champion": None}, "forgetting": None}
     assert conclusions.against_simpler(nothing, 0.95).short == "Not compared"
-    assert conclusions.against_champion(nothing, 0.95).short == "Not compared"
+    assert conclusions.against_champion(nothing, [], 0.95).short == "Not compared"
     assert conclusions.forgotten(nothing, 0.95).short == "Not measured"
+
+
+def test_a_champion_without_a_gate_and_one_that_was_not_compared() -> None:
+    found = document("better", 0.1, 0.2)["comparisons"]["simpler"]
+    compared = {"comparisons": {"simpler": None, "champion": found}}
+    gate = {"gate": "champion", "why": "evaluate.champion is f, but nothing is compared with it"}
+    asked = "evaluate.gates.champion is null."
+    assert conclusions.against_champion(compared, [], 0.95).text.endswith(asked)
+    assert asked not in conclusions.against_champion(compared, [gate], 0.95).text
+    nothing = {"comparisons": {"simpler": None, "champion": None}}
+    text = conclusions.against_champion(nothing, [gate], 0.95).text
+    assert text == "Evaluate.champion is f, but nothing is compared with it."
+
+
+def test_a_gate_that_cannot_fail_is_not_counted() -> None:
+    gates = [{"passed": True}, {"passed": True, "could_fail": False}, {"passed": False}]
+    assert [conclusions.result(gate) for gate in gates] == ["holds", "cannot fail here", "fails"]
+    assert conclusions.gates_held(gates) == "1 of 3 hold, 1 cannot fail here"
+    assert conclusions.gates_held(gates[:1]) == "1 of 1 hold"
 
 
 def test_no_slice_differs() -> None:

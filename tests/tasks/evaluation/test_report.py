@@ -142,6 +142,8 @@ def content() -> dict[str, Any]:
                 "following": following("rouge_l"),
                 "form": following("form"),
             },
+            "left_out": {},
+            "lm_eval": {},
         },
         "slices": [
             part("class", "a", "worse", -0.2),
@@ -190,7 +192,7 @@ def write(folder: Path, content: dict[str, Any]) -> str:
         likelihoods=content["likelihoods"],
         document=document,
         slices=content["slices"],
-        verdict=gates.judge(document, content["gates"]),
+        verdict=gates.judge(document, content["gates"], None),
         contaminated=contaminated,
         preparation=dataclasses.replace(made, classes=content["answers"]),
         losses={"cpt": [], "sft": [(1.0, 3.0), (2.0, 1.5)], "dpo": [(1.0, 0.69)]},
@@ -373,6 +375,31 @@ def test_a_missing_number_says_why(tmp_path: Path, content: dict[str, Any]) -> N
     assert "f1 on test f1 is not measured on test; measured are" in text
     assert "exact_match against the best simpler method on test" in text
     assert "not judged" in text
+
+
+def test_what_was_left_out_and_what_cannot_fail(tmp_path: Path, content: dict[str, Any]) -> None:
+    content["document"]["left_out"] = {"base_retrieval": f"there is nothing <b>{ATTACK}"}
+    content["document"]["forgetting"]["following"] |= {
+        "base": estimate(0.0, 0.0),
+        "difference": estimate(0.0, 0.01),
+    }
+    text = " ".join(Text(write(tmp_path / "r", content)).seen)
+    assert "base_retrieval is left out: there is nothing <b>" in text
+    assert "Gates: 2 of 3 hold, 1 cannot fail here" in text
+    assert "has no more than that to lose cannot fail here" in text
+    card = (tmp_path / "r" / "model_card.md").read_text()
+    assert "- `base_retrieval` is left out: there is nothing" in card
+    assert "of the gates 2 of 3 hold, 1 cannot fail here." in card
+    assert "- cannot fail here: following" in card.replace("\\", "")
+    assert "<script" not in card
+
+
+def test_lm_eval_is_shown_without_general_rows(tmp_path: Path, content: dict[str, Any]) -> None:
+    content["document"]["forgetting"] = None
+    content["document"]["lm_eval"] = {"hellaswag": {"acc": {"base": 0.25, "dpo": 0.5}}}
+    text = " ".join(Text(write(tmp_path / "r", content)).seen)
+    assert "Benchmarks of lm-eval" in text
+    assert "hellaswag Metric base dpo acc 0.250 0.500" in text
 
 
 def test_no_gates(tmp_path: Path, content: dict[str, Any]) -> None:
