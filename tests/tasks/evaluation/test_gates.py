@@ -135,12 +135,13 @@ def test_one_gate_fails_all() -> None:
 
 
 def test_no_gates_pass() -> None:
-    assert gates.judge(document(), limits(), None) == {
+    expected: gates.Verdict = {
         "candidate": "dpo",
         "verdict": "pass",
         "contaminated_share": {"value": None, "low": None, "high": None},
         "gates": [],
     }
+    assert gates.judge(document(), limits(), None) == expected
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ def test_lm_eval_is_kept_without_general_rows() -> None:
     by = scoring.Scoring("classification", "accuracy", 0.95, 1, None, None)
     answers = {name: Answers(["a"], [None], 1, 1, {}) for name in ("base", "dpo")}
     numbers = {"hellaswag": {"acc": {"base": 0.25, "dpo": 0.5}}}
-    measured = {
+    measured: scoring.Measured = {
         name: {"test": {"accuracy": {"value": 1.0, "low": 0.2, "high": 1.0}}} for name in answers
     }
     found = scoring.document(rows, answers, measured, "dpo", {"classical": "why"}, numbers, by)
