@@ -32,7 +32,7 @@ from tasks.lineage.console import log, quiet
 from tasks.lineage.stage import Metrics, Out
 from tasks.params import Compute, Evaluate, Validate
 
-EXPORTED_ENGINES = ("onnx", "genai")
+_WHY_APART = "; see merge.onnx_precision, and merge.max_kl for how far apart they may be"
 
 
 def run(
@@ -127,9 +127,10 @@ def _models(
     log.info("making a complete model of %s and %s", cpt, sft)
     merge(base=cpt, adapter=sft, out=folder / "sft")
     models |= {"cpt": Exported(cpt, None), "sft": Exported(folder / "sft", None)}
-    if evaluate.engine not in EXPORTED_ENGINES:
-        return {**models, FINAL: Exported(merged, None)}
-    return candidates.export({**models, FINAL: Exported(merged, onnx)}, onnx, folder)
+    if evaluate.engine in candidates.EXPORTED_ENGINES:
+        return candidates.export({**models, FINAL: Exported(merged, onnx)}, onnx, folder)
+    exported = (onnx / "genai_config.json").is_file()
+    return {**models, FINAL: Exported(merged, onnx if exported else None)}
 
 
 def _material(data: Path) -> Material:
@@ -156,18 +157,19 @@ def _track(costs: Mapping[str, Mapping[str, float]], held: Contest, report: Path
     for name, told in costs.items():
         tracking.log_metrics({f"{name}/{key}": value for key, value in told.items()})
     tracking.log_artifact(report, "report")
-    if (share := held.served_equals_trained) is None:
-        return
-    tracking.log_metrics({"served_equals_trained": share})
-    if share < 1:
-        log.warning(
-            "models/onnx answers only %.0f%% of %d prompts as models/merged does, token by token; "
-            "see merge.onnx_precision, and merge.max_kl for how far apart they may be",
-            100 * share,
-            candidates.COMPARED,
-        )
-    else:
-        log.info("the final model is served as it was trained, token by token")
+    for engine, share in held.served_equals_trained.items():
+        tracking.log_metrics({f"served_equals_trained/{engine}": share})
+        if share < 1:
+            log.warning(
+                "the engine %s answers only %.0f%% of %d prompts as models/merged does with "
+                "transformers, token by token%s",
+                engine,
+                100 * share,
+                held.compared,
+                _WHY_APART if engine in candidates.EXPORTED_ENGINES else "",
+            )
+        else:
+            log.info("the engine %s answers as the model was trained, token by token", engine)
 
 
 def _tell(document: Mapping[str, Any], verdict: gates.Verdict) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+import random
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -16,7 +18,7 @@ from tasks.evaluation.metrics import Answered
 from tasks.evaluation.prompting import Fitted, Question, Tried
 from tasks.evaluation.rows import Row
 from tasks.lineage.console import log
-from tasks.lineage.hashes import file_hash
+from tasks.lineage.hashes import file_hash, sha256, sha256_json
 from tasks.lineage.stage import StageError
 from tasks.model import chat, engines
 from tasks.model.engines import Engine, Ids, Likelihood, OnDone, TransformersEngine
@@ -28,12 +30,21 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-PROBES = 16
+PROBES, PROBES_OF_FINAL = 16, 64
 """Test prompts that are answered one by one, to time an answer as a user would see it."""
-COMPARED = 8
+COMPARED = 16
 """Prompts on which the exported model is compared with transformers."""
+EXPORTED_ENGINES = ("onnx", "genai")
 
-_DECIDES_ANSWERS = ("*.safetensors", "config.json", "generation_config.json", "tokenizer.json")
+_DECIDES_ANSWERS = (
+    "*.safetensors",
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "chat_template.jinja",
+)
+_OF_THE_LOADER = ("is_local", "local_files_only", "name_or_path")
+"""Keys of tokenizer_config.json that tell how it was read, not what it does."""
 
 
 @dataclass(frozen=True)
@@ -124,14 +135,23 @@ def last_answer(mask: Sequence[int]) -> list[int]:
 def content(folder: Path) -> tuple[str, ...]:
     """What decides how a model answers: a stage that is switched off hands on what it got."""
     files = (file for pattern in _DECIDES_ANSWERS for file in sorted(folder.glob(pattern)))
-    return tuple(file_hash(file, "sha256") for file in files)
+    hashes = [f"{file.name} {file_hash(file, 'sha256')}" for file in files]
+    tokenizer = folder / "tokenizer_config.json"
+    if tokenizer.is_file():
+        told = json.loads(tokenizer.read_text(encoding="utf-8"))
+        hashes.append(sha256_json({key: told[key] for key in told if key not in _OF_THE_LOADER}))
+    return tuple(hashes)
 
 
-def alike(models: Mapping[str, Path]) -> list[list[str]]:
-    """Candidates in groups of equal content."""
+def alike(models: Mapping[str, Exported], engine: str) -> list[list[str]]:
+    """Candidates in groups of equal content, of what the engine reads."""
+    exports: dict[Path | None, str] = {None: ""}
     groups: dict[tuple[str, ...], list[str]] = {}
-    for name, folder in models.items():
-        groups.setdefault(content(folder), []).append(name)
+    for name, model in models.items():
+        onnx = model.onnx if engine in EXPORTED_ENGINES else None
+        if onnx and onnx not in exports:
+            exports[onnx] = sha256(onnx)
+        groups.setdefault((*content(model.folder), exports[onnx]), []).append(name)
     return list(groups.values())
 
 
@@ -143,17 +163,19 @@ def export(models: Mapping[str, Exported], served: Path, folder: Path) -> dict[s
     Args:
         folder: where what is exported goes.
     """
-    groups = alike({name: model.folder for name, model in models.items()})
     done: dict[str, Path] = {}
     jobs = []
-    for group in groups:
-        there = next((onnx for name in group if (onnx := models[name].onnx)), None)
-        if there is None:
-            there = folder / f"{group[-1]}-onnx"
-            jobs.append((models[group[-1]].folder, there))
-            log.info("exporting %s to ONNX", group[-1])
+    for group in alike(models, "transformers"):
         # a champion is asked as it is served, which is not as we would export it
-        done |= {name: models[name].onnx or there for name in group}
+        done |= {name: onnx for name in group if (onnx := models[name].onnx)}
+        missing = [name for name in group if name not in done]
+        if served in [done.get(name) for name in group]:
+            done |= dict.fromkeys(missing, served)
+        elif missing:
+            there = folder / f"{missing[-1]}-onnx"
+            jobs.append((models[missing[-1]].folder, there))
+            log.info("exporting %s to ONNX", missing[-1])
+            done |= dict.fromkeys(missing, there)
     export_onnx(jobs, exported_precision(served))
     return {name: replace(model, onnx=done[name]) for name, model in models.items()}
 
@@ -171,6 +193,7 @@ def ask(
     max_new_tokens: int,
     scored: bool,
     on_done: OnDone,
+    probes: Sequence[int],
 ) -> Answers:
     """Have a model answer.
 
@@ -179,13 +202,14 @@ def ask(
         rows: how many there are.
         scored: whether to ask how likely the expected answers are, too.
         on_done: is called with what has been answered, and what has been scored.
+        probes: numbers of the questions that are asked once more, alone, to time the answer.
     """
     start = time.perf_counter()
     ids = model.generate(fitted.prompts, max_new_tokens, on_done)
     seconds = time.perf_counter() - start
     waits = _waits(
         lambda prompt: model.generate([prompt], max_new_tokens, lambda done: None),
-        fitted.prompts[:PROBES],
+        [fitted.prompts[at] for at in probes],
     )
     scores = model.score(fitted.questions, on_done) if scored else []
     test = [at for at, question in enumerate(fitted.questions) if question.row.is_in("test")]
@@ -201,11 +225,18 @@ def ask(
     )
 
 
-def classify(classifier: Classifier, rows: Sequence[Row]) -> Answers:
+def probes(questions: Sequence[Question], most: int, seed: int) -> list[int]:
+    """Numbers of questions of the test, drawn."""
+    test = [at for at, question in enumerate(questions) if question.row.is_in("test")]
+    return random.Random(seed).sample(test, min(most, len(test)))
+
+
+def classify(classifier: Classifier, rows: Sequence[Row], seed: int) -> Answers:
     """Have the classical baseline answer the rows of the test."""
     positions = [at for at, row in enumerate(rows) if row.is_in("test")]
     questions = [rows[at].question for at in positions]
-    waits = _waits(lambda question: classifier.answer([question]), questions[:PROBES])
+    drawn = random.Random(seed).sample(questions, min(PROBES, len(questions)))
+    waits = _waits(lambda question: classifier.answer([question]), drawn)
     return Answers(
         texts=_spread(classifier.answer(questions), positions, len(rows)),
         likelihoods=[None] * len(rows),
@@ -282,11 +313,13 @@ def check_finite(name: str, answers: Answers) -> None:
             )
 
 
-def served_equals_trained(model: Model, prompts: Sequence[Ids], max_new_tokens: int) -> float:
-    """Share of prompts to which the engine gives the same tokens as transformers."""
-    served = model.generate(prompts, max_new_tokens, lambda done: None)
-    trained = model.plainly(prompts, max_new_tokens)
-    equal = [left == right for left, right in zip(served, trained, strict=True)]
+def served_equals_trained(
+    served: Model, trained: Model, prompts: Sequence[Ids], max_new_tokens: int
+) -> float:
+    """Share of prompts to which an engine gives the same tokens as transformers."""
+    given = served.generate(prompts, max_new_tokens, lambda done: None)
+    wanted = trained.plainly(prompts, max_new_tokens)
+    equal = [left == right for left, right in zip(given, wanted, strict=True)]
     return sum(equal) / len(equal)
 
 
@@ -316,6 +349,7 @@ def _latency(waits: Sequence[float]) -> dict[str, float]:
         "latency_p50_seconds": float(half),
         "latency_p95_seconds": float(most),
         "seconds_per_request": _mean(waits),
+        "latency_probes": len(waits),
     }
 
 

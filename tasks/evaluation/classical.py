@@ -34,7 +34,8 @@ class Shape:
     """How an answer is put together from its classes."""
 
     fields: tuple[str, ...]
-    """The keys of the JSON object, in their order; empty where the whole answer is a label."""
+    """The keys of the JSON object, in their commonest order; empty where the whole answer is a
+    label."""
     separators: tuple[str, str]
     """Between and within the pairs of the object, as the data writes them."""
 
@@ -139,12 +140,13 @@ def _shape(expected: Sequence[str]) -> Shape:
         LeftOut: when too few have it, or there are no answers.
     """
     structures = [answers.parse(text) for text in expected]
-    keys = Counter(
-        tuple(structure) if isinstance(structure, dict) else None for structure in structures
-    )
-    if not keys:
+    orders = [tuple(each) if isinstance(each, dict) else None for each in structures]
+    if not orders:
         raise LeftOut("there are no training rows")
-    (fields, count), *_ = keys.most_common(1)
+    sets = [order if order is None else frozenset(order) for order in orders]
+    ((commonest, count),) = Counter(sets).most_common(1)
+    alike = (order for order, keys in zip(orders, sets, strict=True) if keys == commonest)
+    ((fields, _),) = Counter(alike).most_common(1)
     if count < SHAPE_SHARE * len(expected):
         raise LeftOut(f"only {count} of {len(expected)} training answers have one shape")
     if fields is None:
@@ -168,6 +170,8 @@ def _known(rows: Sequence[Row], shape: Shape) -> list[tuple[str, tuple[str, ...]
 
 def _check_classes(shape: Shape, labels: Sequence[tuple[str, ...]]) -> None:
     """Raise where a field is free text, or there is nothing to tell apart."""
+    if not labels:
+        raise LeftOut("there are no training rows")
     counts = [len(set(column)) for column in zip(*labels, strict=True)]
     for name, count in zip(shape.fields or ("the answer",), counts, strict=True):
         if count > min(MOST_CLASSES, len(labels) / 2):

@@ -32,6 +32,8 @@ NAMES = (
 FINAL = NAMES[-1]
 BASE, FEW_SHOT, RETRIEVAL, CLASSICAL, CHAMPION = NAMES[:5]
 PLAIN = "asked as the data asks"
+SERVING = "genai"
+"""The engine that serves a model that is exported."""
 
 
 @dataclass(frozen=True)
@@ -55,9 +57,10 @@ class Contest:
     """Candidates that params.yaml asks for and that cannot be, with the reason."""
     lengths: list[int] = field(default_factory=list)
     """Tokens of the prompt of each row, as the final candidate is asked."""
-    served_equals_trained: float | None = None
-    """Share of prompts to which the engine answers as transformers does, token by token; None where
-    the engine is transformers."""
+    served_equals_trained: dict[str, float] = field(default_factory=dict)
+    """By engine: the share of prompts to which it answers as transformers does, token by token."""
+    compared: int = 0
+    """How many prompts those are."""
 
 
 @dataclass(frozen=True)
@@ -81,18 +84,19 @@ def hold(
     evaluate: Evaluate,
     threads: int,
 ) -> Contest:
-    """Ask every candidate; models of equal content are asked once.
+    """Ask every candidate; models of equal content are asked once, each as it is exported.
 
     Args:
-        models: by candidate: base, cpt, sft, dpo, and the champion if there is one.
+        models: by candidate: base, cpt, sft, dpo, and the champion if there is one. The final one has
+            its export, if there is any, whatever the engine.
 
     Raises:
         StageError: when a model's numbers are none, or a question does not fit into its context.
     """
     contest = Contest()
     if evaluate.classical:
-        _classical(contest, rows, material)
-    for group in candidates.alike({name: model.folder for name, model in models.items()}):
+        _classical(contest, rows, material, scoring.seed)
+    for group in candidates.alike(models, evaluate.engine):
         if len(group) > 1:
             log.info("%s are one model, which is asked once", " and ".join(group))
         model = Model(models[group[-1]], evaluate.engine, threads)
@@ -119,13 +123,19 @@ def hold(
                     evaluate.max_new_tokens,
                     ask.scored,
                     on_done,
+                    candidates.probes(fitted.questions, _probes(ask), scoring.seed),
                 )
                 candidates.check_finite(name, given)
                 _note(contest, ask, fitted, given)
                 if FINAL in ask.choices:
-                    _compare_served(contest, model, fitted, evaluate)
+                    contest.lengths = [len(prompt) for prompt in fitted.prompts]
+                    _compare_served(contest, models[FINAL], model, fitted, evaluate, threads)
     contest.answers = {name: contest.answers[name] for name in NAMES if name in contest.answers}
     return contest
+
+
+def _probes(ask: _Ask) -> int:
+    return candidates.PROBES_OF_FINAL if FINAL in ask.choices else candidates.PROBES
 
 
 def _asks(
@@ -226,13 +236,13 @@ def _retrieval(
     yield _Ask({RETRIEVAL: choice}, asked, test)
 
 
-def _classical(contest: Contest, rows: Sequence[Row], material: Material) -> None:
+def _classical(contest: Contest, rows: Sequence[Row], material: Material, seed: int) -> None:
     try:
         classifier = classical.train(material.solved, material.validation)
     except classical.LeftOut as error:
         _leave_out(contest, CLASSICAL, str(error))
         return
-    contest.answers[CLASSICAL] = candidates.classify(classifier, rows)
+    contest.answers[CLASSICAL] = candidates.classify(classifier, rows, seed)
     chosen = ", ".join(
         f"{strength:g} for {field}" if field else f"{strength:g}"
         for field, strength in classifier.strengths.items()
@@ -261,9 +271,23 @@ def _note(contest: Contest, ask: _Ask, fitted: Fitted, given: Answers) -> None:
         contest.choices[name] = told
 
 
-def _compare_served(contest: Contest, model: Model, fitted: Fitted, evaluate: Evaluate) -> None:
-    contest.lengths = [len(prompt) for prompt in fitted.prompts]
+def _compare_served(
+    contest: Contest,
+    final: Exported,
+    model: Model,
+    fitted: Fitted,
+    evaluate: Evaluate,
+    threads: int,
+) -> None:
+    """Hold the engine that answers, and the one that serves what is exported, to transformers."""
+    prompts = fitted.prompts[: candidates.COMPARED]
+    contest.compared = len(prompts)
+    engines: dict[str, Model] = {}
     if evaluate.engine != "transformers":
-        contest.served_equals_trained = candidates.served_equals_trained(
-            model, fitted.prompts[: candidates.COMPARED], evaluate.max_new_tokens
+        engines[evaluate.engine] = model
+    if final.onnx and evaluate.engine not in candidates.EXPORTED_ENGINES:
+        engines[SERVING] = Model(final, SERVING, threads)
+    for engine, served in engines.items():
+        contest.served_equals_trained[engine] = candidates.served_equals_trained(
+            served, model, prompts, evaluate.max_new_tokens
         )

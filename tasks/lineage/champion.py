@@ -15,11 +15,14 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tasks.lineage import hashes, whole
 from tasks.lineage.console import log
 from tasks.lineage.stage import STATE, StageError
+
+if TYPE_CHECKING:
+    from tasks.lineage.evidence import Evidence
 
 PLACE = STATE / "champions"
 """Where champions lie, each in a folder that its identity names."""
@@ -94,8 +97,8 @@ def _whole(folder: Path, identity: str) -> bool:
     provenance = folder / PROVENANCE
     if not provenance.is_file() or hashes.file_hash(provenance, "sha256") != identity:
         return False
-    told = json.loads(provenance.read_text(encoding="utf-8"))["files"]
-    return all(hashes.manifest(folder / name) == told[name] for name in (MERGED, ONNX))
+    told = json.loads(provenance.read_text(encoding="utf-8")).get("files", {})
+    return all(hashes.manifest(folder / name) == told.get(name) for name in (MERGED, ONNX))
 
 
 def _within(name: str) -> str:
@@ -146,9 +149,9 @@ def _provenance_in(cache: Path, identity: str) -> Path | None:
 
 def _md5(document: Mapping[str, Any], out: str) -> str:
     """DVC's md5 of an output that a provenance tells of."""
-    for stage in document["stages"]:
-        if out in stage["outputs"]:
-            return str(stage["outputs"][out]["md5"])
+    for stage in document.get("stages", ()):
+        if md5 := stage.get("outputs", {}).get(out, {}).get("md5"):
+            return str(md5)
     raise _NotThere(f"its provenance does not tell of {out}")
 
 
@@ -164,6 +167,8 @@ def _object(cache: Path, md5: str) -> Path:
 
 def _from_mlflow(identity: str, folder: Path) -> None:
     """Copy the model from what MLflow keeps with a version of this identity."""
+    from mlflow import MlflowException
+
     from tasks.lineage import evidence, store
 
     try:
@@ -173,15 +178,33 @@ def _from_mlflow(identity: str, folder: Path) -> None:
     versions = client.search_model_versions(f"tags.identity = '{identity}'")
     if not versions:
         raise _NotThere("MLflow has no version with that identity")
+    trouble = ""
+    for version in versions:  # the first of them that is whole
+        whole.remove(folder)
+        folder.mkdir()
+        try:
+            with tempfile.TemporaryDirectory(prefix="tunetrail-") as scratch:
+                _copy(evidence.collect(client, version, Path(scratch)), folder)
+        except (_NotThere, MlflowException, OSError) as error:
+            trouble = str(error)
+            continue
+        if _whole(folder, identity):
+            return
+    if trouble:
+        raise _NotThere(trouble)
+
+
+def _copy(found: Evidence, folder: Path) -> None:
+    """The model of a version as it lies in MLflow, with its provenance."""
+    from tasks.lineage import evidence
+
     served = f"{evidence.MODEL}/{evidence.SERVED.format(ONNX)}/"
-    with tempfile.TemporaryDirectory(prefix="tunetrail-") as scratch:
-        found = evidence.collect(client, versions[0], Path(scratch))
-        for name, path in found.files.items():
-            kept = f"{ONNX}/{name.removeprefix(served)}" if name.startswith(served) else name
-            if kept == PROVENANCE or kept.startswith((f"{MERGED}/", f"{ONNX}/")):
-                target = folder / _within(kept)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(path, target)
+    for name, path in found.files.items():
+        kept = f"{ONNX}/{name.removeprefix(served)}" if name.startswith(served) else name
+        if kept == PROVENANCE or kept.startswith((f"{MERGED}/", f"{ONNX}/")):
+            target = folder / _within(kept)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, target)
 
 
 def hand_over(identity: str, root: Path) -> None:

@@ -18,6 +18,7 @@ from tasks.lineage.console import log
 from tasks.lineage.hashes import manifest
 from tasks.lineage.stage import StageError
 from tasks.model import adapter
+from tasks.model.export import export_onnx
 from tasks.params import Compute, Evaluate, Gates, Params, Retrieval
 
 CANDIDATES = ["base", "base_few_shot", "base_retrieval", "classical", "cpt", "sft", "dpo"]
@@ -221,7 +222,7 @@ def test_exported_models_answer_as_the_trained_ones(
     assert "exporting base to ONNX" in caplog.text
     assert "exporting sft to ONNX" in caplog.text  # cpt is the same
     assert "exporting cpt to ONNX" not in caplog.text
-    assert "the final model is served as it was trained, token by token" in caplog.text
+    assert "the engine onnx answers as the model was trained, token by token" in caplog.text
     assert served == torch_alone
     assert manifest(tmp_path / "onnx") == manifest(tmp_path / "torch")
 
@@ -243,6 +244,34 @@ def test_a_champion_is_compared(
     assert (compared["right"], compared["says"]) == ("champion", "inside the noise")
     verdict = json.loads((tmp_path / "out" / "verdict.json").read_text())
     assert [gate["gate"] for gate in verdict["gates"]].count("champion") == 1
+
+
+def test_a_champion_of_the_same_weights_is_asked_with_its_own_export(
+    models: dict[str, Path],
+    exported: Path,
+    rest: dict[str, Any],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    place = tmp_path / "champions" / "f"
+    shutil.copytree(models["merged"], place / "merged")
+    export_onnx([(models["cpt"], place / "onnx")], "int4")
+    monkeypatch.setattr(champion, "bring", lambda identity: champion.Champion(place))
+    rest["evaluate"] = rest["evaluate"].model_copy(
+        update={"champion": "f" * 64, "engine": "onnx", "few_shot": 0, "prompts": [None]}
+    )
+    alike = dict.fromkeys(("base", "cpt"), models["merged"])
+    adapter.write_none(models["merged"], tmp_path / "sft")
+    with caplog.at_level(logging.INFO, "tunetrail"):
+        run(
+            tmp_path / "out", {**models, **alike, "sft": tmp_path / "sft", "onnx": exported}, **rest
+        )
+    assert "exporting" not in caplog.text
+    assert "base and cpt and sft and dpo are one model, which is asked once" in caplog.text
+    lines = (tmp_path / "out/report/predictions.jsonl").read_text().splitlines()
+    answers = [json.loads(line)["answers"] for line in lines]
+    assert any(row["champion"] != row["dpo"] for row in answers)
 
 
 def test_a_champion_that_cannot_be_had_stops_before_anything_is_computed(
@@ -297,7 +326,10 @@ def test_what_a_request_costs_is_told_where_the_machine_has_a_price(settings: Ev
     assert evaluate._costs(given, priced)["base"]["cost_per_1000_requests"] == pytest.approx(0.5)
 
 
+@pytest.mark.parametrize(("engine", "named"), [("onnx", "onnx"), ("transformers", "genai")])
 def test_an_export_of_another_model_is_noticed(
+    engine: str,
+    named: str,
     models: dict[str, Path],
     exported: Path,
     rest: dict[str, Any],
@@ -305,14 +337,14 @@ def test_an_export_of_another_model_is_noticed(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     rest["evaluate"] = rest["evaluate"].model_copy(
-        update={"engine": "onnx", "few_shot": 0, "prompts": [None]}
+        update={"engine": engine, "few_shot": 0, "prompts": [None]}
     )
     write_record(rest["records"], models["cpt"])
     with caplog.at_level(logging.INFO, "tunetrail"):
         alike = {"base": models["cpt"], "merged": models["cpt"], "onnx": exported}
         run(tmp_path / "out", {**models, **alike}, **rest)
     assert "exporting" not in caplog.text
-    assert "models/onnx answers only " in caplog.text
+    assert f"the engine {named} answers only " in caplog.text
     assert "see merge.onnx_precision" in caplog.text
 
 

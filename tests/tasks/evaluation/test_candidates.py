@@ -45,7 +45,26 @@ def test_models_of_equal_content_are_asked_once(tmp_path: Path) -> None:
         "sft": model(tmp_path / "3", b"y"),
         "dpo": model(tmp_path / "4", b"y", generation_config="{}"),
     }
-    assert candidates.alike(models) == [["base", "cpt"], ["sft"], ["dpo"]]
+    unexported = {name: Exported(folder, None) for name, folder in models.items()}
+    assert candidates.alike(unexported, "onnx") == [["base", "cpt"], ["sft"], ["dpo"]]
+
+
+def test_another_template_or_export_makes_another_candidate(tmp_path: Path) -> None:
+    told = {"eos_token": "<end>", "is_local": True}
+    folders = {
+        "champion": model(tmp_path / "1", b"x", tokenizer_config='{"eos_token": "<end>"}'),
+        "sft": model(tmp_path / "2", b"x", tokenizer_config=json.dumps(told)),
+        "dpo": model(tmp_path / "3", b"x", tokenizer_config=json.dumps(told)),
+    }
+    for name, precision in zip(folders, ("int4", "fp32", "fp32"), strict=True):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.onnx").write_text(precision)
+    models = {name: Exported(folder, tmp_path / name) for name, folder in folders.items()}
+    assert candidates.alike(models, "onnx") == [["champion"], ["sft", "dpo"]]
+    assert candidates.alike(models, "transformers") == [["champion", "sft", "dpo"]]
+    (folders["sft"] / "chat_template.jinja").write_text("another")
+    (folders["dpo"] / "tokenizer_config.json").write_text('{"chat_template": "a third"}')
+    assert candidates.alike(models, "vllm") == [["champion"], ["sft"], ["dpo"]]
 
 
 def test_only_the_last_answer_is_scored() -> None:
@@ -71,12 +90,29 @@ def test_equal_models_are_exported_once_and_a_champion_stays_as_it_is_served(
     assert [one.onnx for one in done.values()] == [jobs[0][1], theirs, jobs[0][1], served]
 
 
+def test_no_candidate_takes_the_export_of_a_champion(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs: list[tuple[Path, Path]] = []
+    monkeypatch.setattr(candidates, "export_onnx", lambda asked, precision: jobs.extend(asked))
+    monkeypatch.setattr(candidates, "exported_precision", lambda folder: "fp32")
+    served, theirs, ours = tmp_path / "onnx", tmp_path / "theirs", tmp_path / "w/sft-onnx"
+    same, tuned = model(tmp_path / "1", b"x"), model(tmp_path / "2", b"y")
+    before = {"champion": Exported(same, theirs), "sft": Exported(same, None)}
+    done = candidates.export({**before, "dpo": Exported(same, served)}, served, tmp_path / "w")
+    assert [one.onnx for one in done.values()] == [theirs, served, served]
+    assert jobs == []
+    done = candidates.export({**before, "dpo": Exported(tuned, served)}, served, tmp_path / "w")
+    assert [one.onnx for one in done.values()] == [theirs, ours, served]
+    assert jobs == [(same, ours)]
+
+
 def test_answers_stand_at_the_positions_of_their_rows(lively: Model) -> None:
     rows = [row(1), row(2, "regression"), row(3)]
     questions = [Question(rows[0]), Question(rows[2])]
     fitted = candidates.fitted(lively, questions, 5)
     counted: list[int] = []
-    given = candidates.ask(lively, fitted, [0, 2], 3, 5, True, counted.append)
+    given = candidates.ask(lively, fitted, [0, 2], 3, 5, True, counted.append, [0])
     assert given.texts[1] is None and given.likelihoods[1] is None
     assert sum(counted) == 4  # answered and scored
     (alone,) = lively.generate([fitted.prompts[1]], 5, lambda done: None)
@@ -88,9 +124,19 @@ def test_answers_stand_at_the_positions_of_their_rows(lively: Model) -> None:
         "latency_p50_seconds",
         "latency_p95_seconds",
         "seconds_per_request",
+        "latency_probes",
     }
-    unscored = candidates.ask(lively, fitted, [0, 2], 3, 5, False, lambda done: None)
+    assert given.timings["latency_probes"] == 1
+    unscored = candidates.ask(lively, fitted, [0, 2], 3, 5, False, lambda done: None, [1])
     assert (unscored.texts, unscored.likelihoods) == (given.texts, [None] * 3)
+
+
+def test_latency_is_measured_on_drawn_questions_of_the_test() -> None:
+    questions = [Question(row(n, "test" if n % 2 else "regression")) for n in range(200)]
+    drawn = candidates.probes(questions, 64, 1)
+    assert len(set(drawn)) == 64 and all(number % 2 for number in drawn)
+    assert drawn == candidates.probes(questions, 64, 1) != candidates.probes(questions, 64, 2)
+    assert sorted(candidates.probes(questions[:4], 64, 1)) == [1, 3]
 
 
 def test_the_expected_answer_is_scored_behind_the_whole_prompt(lively: Model) -> None:
@@ -145,6 +191,6 @@ def test_the_engine_is_compared_with_transformers(
 ) -> None:
     served = Model(Exported(lively_model, exported), "onnx", 1)
     prompts = candidates.fitted(lively, [Question(row(n)) for n in range(4)], 5).prompts
-    assert candidates.served_equals_trained(served, prompts, 5) == 1
+    assert candidates.served_equals_trained(served, lively, prompts, 5) == 1
     settings = json.loads((lively_model / "config.json").read_text())
     assert served.context == settings["max_position_embeddings"]

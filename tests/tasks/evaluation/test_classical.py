@@ -43,6 +43,18 @@ def test_a_field_each_assembled_as_the_data_writes_it() -> None:
     assert spaced.answer(["late, soon"]) == ['{"kind": "delay", "days": 3, "unit": "d"}']
 
 
+def test_the_order_of_keys_makes_no_shape_and_the_commonest_is_written() -> None:
+    solved = []
+    for number, one in enumerate(rows(60, 1)):
+        answer = json.loads(one.expected)
+        keys = list(answer) if number % 5 < 2 else sorted(answer)
+        text = json.dumps({key: answer[key] for key in keys})
+        solved.append(row(one.question, text))
+    trained = classical.train(solved, rows(20, 2))
+    assert trained.training_rows == 60
+    assert trained.answer(["late, soon"]) == ['{"days": 3, "kind": "delay", "unit": "d"}']
+
+
 def test_labels_that_are_text() -> None:
     solved = [row(f"{n} {word}", label) for n in range(9) for word, label in SIGNS.items()]
     trained = classical.train(solved, [])
@@ -111,3 +123,8 @@ def test_questions_without_words() -> None:
 def test_a_few_answers_of_another_shape_are_not_learned_from() -> None:
     solved = [*rows(40, 1), row("late", "I do not know")]
     assert classical.train(solved, []).training_rows == 40
+
+
+def test_nothing_to_learn_from_is_not_all_the_same() -> None:
+    with pytest.raises(LeftOut, match="there are no training rows"):
+        classical._check_classes(classical.Shape((), (", ", ": ")), [])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tasks.lineage import champion, hashes, provenance
+from tasks.lineage import champion, evidence, hashes, provenance, store
 from tasks.lineage.stage import StageError
 
 pytest_plugins = ("work_trees",)
@@ -134,6 +135,21 @@ def test_an_identity_that_nobody_has(cache: Path) -> None:
         champion.bring("0" * 64)
 
 
+@pytest.mark.parametrize("missing", ["files", "stages"])
+def test_a_provenance_of_an_older_form_is_no_champion(
+    version: str, cache: Path, missing: str
+) -> None:
+    provenance_file = Path("models/provenance.json")
+    document = json.loads(provenance_file.read_text())
+    del document[missing]
+    provenance.write(document, provenance_file)
+    md5 = hashes.file_hash(provenance_file, "md5")
+    (cache / md5[:2]).mkdir(exist_ok=True)
+    shutil.copyfile(provenance_file, cache / md5[:2] / md5[2:])
+    with pytest.raises(StageError, match="whose model cannot be had: its "):
+        champion.bring(provenance.identity(provenance_file))
+
+
 def test_a_path_that_leads_out_is_refused(version: str, cache: Path) -> None:
     md5 = hashes.dvc_md5(Path("models/merged"))
     listing = [{"md5": "0" * 32, "relpath": "../../../escaped"}]
@@ -164,3 +180,31 @@ def test_from_mlflow(light: Any) -> None:
     assert found.onnx is not None
     for folder, made in ((found.merged, "models/merged"), (found.onnx, "models/onnx")):
         assert hashes.manifest(folder) == hashes.manifest(Path(made))
+
+
+def test_a_damaged_version_in_mlflow_does_not_hide_a_whole_one(
+    light: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    light.register()
+    identity = provenance.identity(Path("models/provenance.json"))
+    collect, asked = evidence.collect, []
+
+    class Client:
+        def search_model_versions(self, query: str) -> list[str]:
+            return ["unreadable", "without weights", "whole"]
+
+    client = store.connect()
+    (version,) = client.search_model_versions(f"tags.identity = '{identity}'")
+    monkeypatch.setattr(store, "connect", Client)
+
+    def collected(_: Client, which: str, folder: Path) -> evidence.Evidence:
+        asked.append(which)
+        if which == "unreadable":
+            raise FileNotFoundError(which)
+        found = collect(client, version, folder)
+        kept = {name: path for name, path in found.files.items() if "safetensors" not in name}
+        return found if which == "whole" else dataclasses.replace(found, files=kept)
+
+    monkeypatch.setattr(evidence, "collect", collected)
+    assert champion.bring(identity).onnx is not None
+    assert asked == ["unreadable", "without weights", "whole"]
