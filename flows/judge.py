@@ -72,8 +72,9 @@ class Judgement:
 def judge(reference: str, settings: Judge, tell: Tell, root: Path = Path()) -> Judgement:
     """Ask the endpoint of `settings` about the version NAME@VERSION, and keep what it says.
 
-    Rubric, number of pairs and opponent are those of the version's own params.yaml: they were chosen
-    before its answers were known.
+    Rubric, model, number of pairs and opponent are those of the version's own params.yaml: they were
+    chosen before its answers were known.  A version that names no model is judged by any, and no gate
+    counts that.
 
     Raises:
         store.Unreachable: when MLflow does not answer.
@@ -89,6 +90,12 @@ def judge(reference: str, settings: Judge, tell: Tell, root: Path = Path()) -> J
                 f"{settings.rubric_sha256[:12]}, its own {opinions.rubric_sha256(subject.judge)[:12]}); "
                 "take the section judge from the version's params.yaml, or train a version with "
                 "this one"
+            )
+        if subject.judge["model"] not in (None, settings.model):
+            raise StageError(
+                f"judge.model in params.yaml is {settings.model}, and {reference} is to be judged by "
+                f"{subject.judge['model']}, as its own params.yaml says; name that one, or train a "
+                "version with this one"
             )
         drawn = subject.draw(subject.judge["pairs"])
         tell(

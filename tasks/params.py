@@ -238,7 +238,7 @@ class Against(Section):
     """How the final candidate must stand against another, by the primary metric on the test."""
 
     require: Literal["better", "not_worse"]
-    margin: NotNegative
+    margin: Share
 
 
 class Forgetting(Section):
@@ -258,7 +258,7 @@ class Evaluate(Section):
     primary: str
     engine: Literal["onnx", "genai", "transformers", "vllm"]
     max_new_tokens: Count
-    confidence: Annotated[float, Field(gt=0, lt=1)]
+    confidence: Annotated[float, Field(ge=0.5, le=0.999)]
     regression_rows: Count
     prompts: Annotated[list[str | None], Field(min_length=1)]
     few_shot: Annotated[int, Field(ge=0)]
@@ -762,6 +762,22 @@ def _check_gates(values: Mapping[str, Any]) -> Iterator[tuple[Loc, str]]:
             yield loc, problem
         elif name not in _NO_SHARE and not 0 <= limit <= 1:
             yield loc, f"is {limit}, but a share lies between 0 and 1; write 0.99 for 99%"
+        elif name == "perplexity" and limit < 1:
+            yield (
+                loc,
+                f"is {limit}, and no model's perplexity is below 1; raise it, or drop the gate",
+            )
+
+
+def _check_margins(values: Mapping[str, Any]) -> Iterator[tuple[Loc, str]]:
+    for other in ("simpler", "champion"):
+        yield from _tolerant(_check_margin(other, values["evaluate"]["gates"][other]))
+
+
+def _check_margin(other: str, gate: Mapping[str, Any]) -> Iterator[tuple[Loc, str]]:
+    if gate["require"] == "better" and gate["margin"] > 0:
+        text = f"is {gate['margin']}, but require is better, which has no margin; say 0.0, or not_worse"
+        yield ("evaluate", "gates", other, "margin"), text
 
 
 QUESTION = "{question}"
@@ -795,6 +811,24 @@ def _check_judge(values: Mapping[str, Any]) -> Iterator[tuple[Loc, str]]:
         yield ("judge", "model"), text
     if isinstance(judge["rubric"], str) and not judge["rubric"].strip():
         yield ("judge", "rubric"), "is empty; say what makes one answer better than another"
+
+
+def _check_opponent(values: Mapping[str, Any]) -> Iterator[tuple[Loc, str]]:
+    judge, evaluate = values["judge"], values["evaluate"]
+    sft, dpo = values["sft"]["enabled"], values["dpo"]["enabled"]
+    lacks = {
+        "base_few_shot": evaluate["few_shot"] == 0 and "evaluate.few_shot is 0",
+        "base_retrieval": evaluate["retrieval"]["rows"] == 0 and "evaluate.retrieval.rows is 0",
+        "classical": evaluate["classical"] is False and "evaluate.classical is false",
+        # people are asked about any version, and only the judge that is switched on is asked for sure
+        "champion": (evaluate["champion"], judge["endpoint"] is None) == (None, False)
+        and "evaluate.champion is null",
+        "cpt": values["cpt"]["enabled"] is False and "cpt.enabled is false",
+        "sft": (sft is False and "sft.enabled is false")
+        or (dpo is False and "dpo.enabled is false, so that sft is the final candidate itself"),
+    }
+    if why := lacks.get(judge["against"]):
+        yield ("judge", "against"), f"is {judge['against']}, but {why}; switch it on, or say base"
 
 
 def _check_ranges(values: Mapping[str, Any]) -> Iterator[tuple[Loc, str]]:
@@ -838,9 +872,11 @@ _CHECKS: tuple[Callable[[Mapping[str, Any]], Iterator[tuple[Loc, str]]], ...] = 
     _check_day,
     _check_primary,
     _check_gates,
+    _check_margins,
     _check_prompts,
     _check_engine,
     _check_judge,
+    _check_opponent,
     _check_ranges,
     _check_stages,
     _check_lengths,

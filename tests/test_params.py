@@ -465,6 +465,24 @@ def test_a_fault_found_elsewhere_is_told_the_same_way(
             "evaluate.gates.simpler.margn: unknown key; did you mean margin?",
         ),
         (
+            "simpler: {require: not_worse, margin: 0.1}",
+            "simpler: {require: not_worse, margin: 10}",
+            "evaluate.gates.simpler.margin: is 10, must be less than or equal to 1",
+        ),
+        (
+            "champion: {require: not_worse, margin: 0.02}",
+            "champion: {require: better, margin: 0.02}",
+            "evaluate.gates.champion.margin: is 0.02, but require is better, which has no margin; say "
+            "0.0, or not_worse",
+        ),
+        (
+            "json_valid: 0.99",
+            "perplexity: 0.9",
+            "evaluate.gates.metrics.perplexity: is 0.9, and no model's perplexity is below 1; raise",
+        ),
+        ("confidence: 0.95", "confidence: 0.4", "is 0.4, must be greater than or equal to 0.5"),
+        ("confidence: 0.95", "confidence: 95", "is 95, must be less than or equal to 0.999"),
+        (
             "      max_following_drop: 0.05",
             "",
             "evaluate.gates.forgetting.max_following_drop: missing",
@@ -561,3 +579,46 @@ def test_a_judge_has_a_name_and_a_rubric(
         f"params.yaml:{line}: judge.model: is null, but there is an endpoint; give the name that the "
         "model has there"
     ]
+
+
+@pytest.mark.parametrize(
+    ("against", "edits", "why"),
+    [
+        ("base_few_shot", [("few_shot: 4", "few_shot: 0")], "evaluate.few_shot is 0"),
+        ("base_retrieval", [("    rows: 4 ", "    rows: 0 ")], "evaluate.retrieval.rows is 0"),
+        ("classical", [("classical: true", "classical: false")], "evaluate.classical is false"),
+        (
+            "champion",
+            [
+                ("  endpoint: null ", "  endpoint: http://127.0.0.1:8000/v1 "),
+                ("  model: null ", "  model: m "),
+            ],
+            "evaluate.champion is null",
+        ),
+        (
+            "cpt",
+            [("enabled: true                 # off hands the base", "enabled: false # off")],
+            "cpt.enabled is false",
+        ),
+        (
+            "sft",
+            [("enabled: true                 # off hands the SFT", "enabled: false # off")],
+            "dpo.enabled is false, so that sft is the final candidate itself",
+        ),
+    ],
+)
+def test_an_opponent_that_there_is_not(
+    against: str,
+    edits: list[Edit],
+    why: str,
+    faults: Callable[..., list[str]],
+) -> None:
+    told = faults(("  against: base ", f"  against: {against} "), *edits)[1:]
+    expected = f"judge.against: is {against}, but {why}; switch it on, or say base"
+    assert [fault.partition(": ")[2] for fault in told] == [expected]
+
+
+def test_people_can_be_asked_about_a_champion_to_come(shipped: str, tmp_path: Path) -> None:
+    file = tmp_path / "params.yaml"
+    file.write_text(shipped.replace("  against: base ", "  against: champion "), encoding="utf-8")
+    assert load(file).judge.against == "champion"

@@ -42,10 +42,13 @@ RUBRIC_PARAM = "judge.rubric_sha256"
 """Of the run of each stage: MLflow takes a parameter once and never changes it."""
 
 _FIELDS: dict[Kind, dict[str, type]] = {
-    "judgement": {"answer": str, "win_rate": dict, "fixed_before_training": str, "pairs": list},
+    "judgement": {
+        "answer": str, "win_rate": dict, "fixed_before_training": str, "pairs": list,
+        "model": str, "against": str, "rubric_sha256": str, "test_rows": int, "same_answer": int,
+    },
     "export": {"export": str, "against": str, "pairs": dict},
     "votes": {"export": str, "against": str, "person": str, "scores": dict},
-}
+}  # fmt: skip
 
 
 @dataclass(frozen=True)

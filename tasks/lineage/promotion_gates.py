@@ -6,7 +6,7 @@ the gates of the verdict: a number that is missing fails its gate.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypedDict
 
@@ -27,6 +27,15 @@ class Gate(TypedDict):
 
 
 @dataclass(frozen=True)
+class Asked:
+    """What a version's own params.yaml says of its judge: chosen before its answers were known."""
+
+    model: str | None
+    rubric_sha256: str
+    pairs: int
+
+
+@dataclass(frozen=True)
 class Facts:
     """What is known of a version."""
 
@@ -35,12 +44,43 @@ class Facts:
     """The candidate that answers are compared with; None when the version does not say."""
     tally: Tally
     """Of people's votes against it."""
-    judgement: Mapping[str, Any] | None
-    """The newest of `tunetrail judge`, sealed by a trusted key."""
-    rubric_sha256: str | None
-    """Of the version's own rubric."""
+    judgements: Sequence[Mapping[str, Any]]
+    """Of `tunetrail judge`, sealed by a trusted key, oldest first."""
+    asked: Asked | None
+    """None when the version does not say."""
     latency: float | None
     """Seconds within which 95% of its answers came, as the run of evaluate has it."""
+
+    @property
+    def counted(self) -> Mapping[str, Any] | None:
+        """The judgement that counts.
+
+        It is the first one as the version itself asks for it, so that nobody asks until the answer
+        pleases.  One that says "not judged", or that does not know whether the rubric was fixed,
+        passes no gate: it counts until there is one that does.
+        """
+        own = [said for said in self.judgements if self.differs(said) is None]
+        settled = [
+            said
+            for said in own
+            if said["answer"] == "judged" and said["fixed_before_training"] != "unknown"
+        ]
+        return settled[0] if settled else own[-1] if own else None
+
+    def differs(self, said: Mapping[str, Any]) -> str | None:
+        """In what a judgement is not the one that the version asks for."""
+        if self.asked is None:
+            return "the version does not say by which model it is to be judged"
+        drawn = min(self.asked.pairs, said["test_rows"] - said["same_answer"])
+        for what, found, own in (
+            ("by", said["model"], self.asked.model),
+            ("against", said["against"], self.against),
+            ("by rubric", said["rubric_sha256"][:12], self.asked.rubric_sha256[:12]),
+            ("on a number of pairs of", len(said["pairs"]), drawn),
+        ):
+            if found != own:
+                return f"{what} {found}, where the version's own params.yaml has {own or 'null'}"
+        return None
 
 
 def judge(facts: Facts, settings: Promote) -> list[Gate]:
@@ -79,24 +119,37 @@ def _win_rate(facts: Facts, settings: Promote) -> Iterator[Gate]:
 def _judged(facts: Facts, settings: Promote) -> Iterator[Gate]:
     if settings.judge_min_win_rate is None:
         return
-    said = facts.judgement
+    said, known = facts.counted, len(facts.judgements)
     rate: Mapping[str, float | None] = {"value": None, "low": None}
     remedy = f"`tunetrail judge {facts.reference}`"
     why = None
-    if said is None:
+    if facts.asked is not None and facts.asked.model is None:
+        why = "not judged: its params.yaml names no judge.model, so that any would do afterwards"
+        remedy = "name judge.model, and train a version on other data or with another seed"
+    elif said is None:
         why = "not judged: nobody has asked a judge"
+        if known:
+            why = f"not judged as it asks for: {facts.differs(facts.judgements[-1])}"
     elif said["answer"] != "judged":
         why = f"not judged: {said['why']}"
-    elif said["against"] != facts.against or said["rubric_sha256"] != facts.rubric_sha256:
-        why = "not judged by the version's own rubric and against its own opponent"
     elif said["fixed_before_training"] != "yes":
         fixed = {"no": "its rubric is younger than its weights"}
         unknown = "no run tells whether its rubric was fixed before training"
         why = fixed.get(said["fixed_before_training"], unknown)
-        remedy = "train a version with that rubric, on other data or with another seed"
+        remedy = (
+            "train a version with that rubric, on other data or with another seed"
+            if said["fixed_before_training"] in fixed
+            else f"`tunetrail sync` where it was trained delivers that run, then {remedy} again"
+        )
     else:
         rate = said["win_rate"]
-    yield _rate("judge", rate, settings.judge_min_win_rate, why, facts, remedy)
+    held = _rate("judge", rate, settings.judge_min_win_rate, why, facts, remedy)
+    if said is not None and known > 1:
+        number = facts.judgements.index(said) + 1
+        held["why"] += f" (judgement {number} of {known}; the first as the version asks for counts)"
+    if rate["value"] is not None:
+        held["remedy"] = "a better model; asking the judge again changes nothing"
+    yield held
 
 
 def _rate(

@@ -19,7 +19,7 @@ from tasks.lineage import evidence, hashes, opinions, promotion_gates, seal, sig
 from tasks.lineage.audit import Record
 from tasks.lineage.evidence import Evidence
 from tasks.lineage.opinions import Opinions
-from tasks.lineage.promotion_gates import Facts, Gate
+from tasks.lineage.promotion_gates import Asked, Facts, Gate
 from tasks.lineage.signing import BadSignature
 from tasks.lineage.stage import GateError, StageError
 from tasks.lineage.statement import Statement
@@ -65,6 +65,8 @@ class Case:
     """Of people and of a judge."""
     gates: list[Gate] = field(default_factory=list)
     """What params.yaml asks for in numbers."""
+    judgement: Mapping[str, Any] | None = None
+    """The one that counts."""
 
     @property
     def reference(self) -> str:
@@ -90,7 +92,7 @@ class Case:
         """sha256 of each opinion that the gates have counted."""
         asked = {gate["gate"] for gate in self.gates}
         documents = [*(self.opinions.votes if "votes" in asked else [])]
-        documents += self.opinions.judgements[-1:] if "judge" in asked else []
+        documents += [self.judgement] if self.judgement and "judge" in asked else []
         return sorted(map(hashes.sha256_json, documents))
 
     def lines(self) -> list[str]:
@@ -119,8 +121,11 @@ class Case:
             f"{gate['why']}"
             for gate in self.gates
         ]
-        for judgement in self.opinions.judgements[-1:]:
-            told.append(f"noted  judge: {_told(judgement)}")
+        known = len(self.opinions.judgements)
+        for number, judgement in enumerate(self.opinions.judgements, start=1):
+            of = f", {number} of {known} judgements" if known > 1 else ""
+            counted = "" if judgement is self.judgement else "; not counted"
+            told.append(f"noted  judge{of}: {_told(judgement)}{counted}")
         told += [f"noted  not counted: {line}" for line in self.opinions.untrusted]
         return told
 
@@ -224,6 +229,7 @@ def gather(
         forged(newest, root) if newest else None,
         said,
         gates,
+        facts.counted,
     )
 
 
@@ -241,10 +247,15 @@ def _facts(
         reference=f"{version.name}@{version.version}",
         against=against,
         tally=counting.tally(said.scores(against) if against else {}, confidence),
-        judgement=said.judgements[-1] if said.judgements else None,
-        rubric_sha256=opinions.rubric_sha256(compared["judge"]) if compared else None,
+        judgements=said.judgements,
+        asked=_asked(compared["judge"]) if compared else None,
         latency=_latency(client, version, verdict),
     )
+
+
+def _asked(own: Mapping[str, Any]) -> Asked:
+    """From the version's own section judge."""
+    return Asked(own["model"], opinions.rubric_sha256(own), own["pairs"])
 
 
 def _latency(client: MlflowClient, version: Any, verdict: Mapping[str, Any]) -> float | None:

@@ -15,22 +15,26 @@
   let state = restore();
   show();
 
-  // What was voted, in order: undo takes the last away.
+  // What was voted, in order: undo takes the last away. Others who voted in this browser keep theirs.
   function restore() {
-    const fresh = { person: "", votes: [] };
+    const fresh = { person: "", votes: [], others: [] };
     try {
       const kept = JSON.parse(localStorage.getItem(place));
       if (!kept) return fresh;
-      const seen = new Set();
-      const votes = kept.votes.filter(([pair, side]) => {
-        const ok = Number.isInteger(pair) && payload.pairs[pair] && SIDES.includes(side) && !seen.has(pair);
-        seen.add(pair);
-        return ok;
-      });
-      return { person: String(kept.person), votes };
+      const others = (kept.others || []).map(([person, votes]) => [String(person), sound(votes)]);
+      return { person: String(kept.person), votes: sound(kept.votes), others };
     } catch {
       return fresh;
     }
+  }
+
+  function sound(votes) {
+    const seen = new Set();
+    return votes.filter(([pair, side]) => {
+      const ok = Number.isInteger(pair) && payload.pairs[pair] && SIDES.includes(side) && !seen.has(pair);
+      seen.add(pair);
+      return ok;
+    });
   }
 
   function keep() {
@@ -55,6 +59,7 @@
     const pair = next();
     const screen = !state.person ? "start" : pair < 0 ? "done" : "compare";
     for (const name of ["start", "compare", "done"]) $(name).hidden = name !== screen;
+    for (const name of document.querySelectorAll(".person")) name.textContent = state.person;
     for (const button of document.querySelectorAll(".undo")) button.disabled = !state.votes.length;
     for (const button of document.querySelectorAll(".download")) button.disabled = !state.votes.length;
     if (screen === "compare") {
@@ -146,10 +151,22 @@
     event.preventDefault();
     const person = $("person").value.replace(/\s+/g, " ").trim();
     if (!person) return;
+    const before = state.others.find(([other]) => other === person);
+    state.others = state.others.filter((other) => other !== before);
     state.person = person;
+    state.votes = before ? before[1] : [];
     keep();
     show(true);
   });
+  for (const button of document.querySelectorAll(".other")) {
+    button.addEventListener("click", () => {
+      state = { person: "", votes: [], others: [...state.others, [state.person, state.votes]] };
+      keep();
+      show(true);
+      $("person").value = "";
+      $("person").focus();
+    });
+  }
   for (const button of document.querySelectorAll("[data-side]")) {
     button.addEventListener("click", () => vote(button.dataset.side));
   }

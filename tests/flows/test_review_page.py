@@ -95,6 +95,28 @@ def test_votes_by_keyboard_are_kept_and_counted(opened: Any, made: page.Export) 
     assert sorted(map(int, whole.votes)) == list(range(ROWS))
 
 
+def test_somebody_else_in_the_same_browser(opened: Any, made: page.Export) -> None:
+    """Votes under their own name, and nobody's votes are lost."""
+    begin(opened)
+    opened.keyboard.press("1")
+    opened.keyboard.press("1")
+    opened.reload()
+    assert f"You vote as {PERSON}." in opened.inner_text("#compare")
+    opened.click("#compare .other")
+    opened.keyboard.type("Bob")
+    opened.keyboard.press("Enter")
+    assert "You vote as Bob." in opened.inner_text("#compare")
+    assert title(opened) == f"1 of {ROWS}: which is better?"
+    opened.keyboard.press("0")
+    bob = downloaded(opened)
+    assert (bob.person, list(bob.scores(made.key).values())) == ("Bob", [0.5])
+    opened.reload()
+    opened.click("#compare .other")
+    begin(opened)
+    zoe = downloaded(opened)
+    assert (zoe.person, len(zoe.votes)) == (PERSON, 2)
+
+
 def test_what_a_model_wrote_is_text(opened: Any, made: page.Export) -> None:
     sly = next(int(number) for number, pair in made.key.items() if pair["row"] == "s.jsonl/00")
     begin(opened)

@@ -7,34 +7,38 @@ from typing import Any
 import pytest
 
 from tasks.lineage import promotion_gates
-from tasks.lineage.promotion_gates import Facts, Gate
+from tasks.lineage.promotion_gates import Asked, Facts, Gate
 from tasks.params import Promote
 from tasks.voting import counting
 
-NOTHING = {
+NOTHING: dict[str, Any] = {
     "reproduced": "identical",
     "votes": 0,
     "min_win_rate": None,
     "judge_min_win_rate": None,
     "max_latency_p95_seconds": None,
 }
-JUDGED = {
+JUDGED: dict[str, Any] = {
     "answer": "judged",
     "why": None,
     "against": "base",
     "rubric_sha256": "r",
+    "model": "m",
+    "pairs": [{}, {}],
+    "test_rows": 3,
+    "same_answer": 1,
     "fixed_before_training": "yes",
     "win_rate": {"value": 0.7, "low": 0.6, "high": 0.8},
 }
 
 
-def held(asked: dict[str, Any], **facts: Any) -> Gate:
+def held(asked: dict[str, Any], /, **facts: Any) -> Gate:
     known = {
         "reference": "a-candidates@1",
         "against": "base",
         "tally": counting.tally({}, 0.95),
-        "judgement": None,
-        "rubric_sha256": "r",
+        "judgements": [],
+        "asked": Asked("m", "r", 100),
         "latency": None,
     }
     (gate,) = promotion_gates.judge(Facts(**{**known, **facts}), Promote(**{**NOTHING, **asked}))
@@ -46,7 +50,7 @@ def voted(*scores: float) -> counting.Tally:
 
 
 def test_nothing_is_asked_by_default() -> None:
-    facts = Facts("a-candidates@1", None, counting.tally({}, 0.95), None, None, None)
+    facts = Facts("a-candidates@1", None, counting.tally({}, 0.95), [], None, None)
     assert promotion_gates.judge(facts, Promote(**NOTHING)) == []
 
 
@@ -73,9 +77,43 @@ def test_the_win_rate_of_people_counts_with_its_lower_end() -> None:
 
 
 def test_the_win_rate_of_the_judge() -> None:
-    assert held({"judge_min_win_rate": 0.6}, judgement=JUDGED)["passed"]
-    gate = held({"judge_min_win_rate": 0.61}, judgement=JUDGED)
+    assert held({"judge_min_win_rate": 0.6}, judgements=[JUDGED])["passed"]
+    gate = held({"judge_min_win_rate": 0.61}, judgements=[JUDGED])
     assert (gate["passed"], gate["low"]) == (False, 0.6)
+    assert gate["remedy"] == "a better model; asking the judge again changes nothing"
+
+
+LOST = {**JUDGED, "win_rate": {"value": 0.3, "low": 0.2, "high": 0.4}}
+DOWN = {**JUDGED, "answer": "not judged", "why": "down"}
+UNKNOWN = {**JUDGED, "fixed_before_training": "unknown"}
+
+
+@pytest.mark.parametrize(
+    ("judgements", "passed", "number"),
+    [
+        ([LOST, JUDGED, JUDGED], False, 1),
+        ([JUDGED, LOST, DOWN], True, 1),
+        ([DOWN, JUDGED, LOST], True, 2),
+        ([UNKNOWN, LOST, JUDGED], False, 2),
+        ([{**LOST, "model": "x"}, {**LOST, "pairs": [{}]}, JUDGED], True, 3),
+        ([{**JUDGED, "model": "x"}, {**JUDGED, "against": "sft"}, LOST], False, 3),
+        ([DOWN, {**JUDGED, "model": "x"}, DOWN], False, 1),
+    ],
+)
+def test_the_first_judgement_that_the_version_asks_for_counts(
+    judgements: list[dict[str, Any]], passed: bool, number: int
+) -> None:
+    gate = held({"judge_min_win_rate": 0.5}, judgements=judgements)
+    assert gate["passed"] is passed
+    end = f"(judgement {number} of 3; the first as the version asks for counts)"
+    assert gate["why"].endswith(end)
+
+
+def test_a_version_that_names_no_judge() -> None:
+    asked = Asked(None, "r", 100)
+    gate = held({"judge_min_win_rate": 0.5}, judgements=[JUDGED], asked=asked)
+    assert (gate["passed"], gate["value"]) == (False, None)
+    assert gate["why"].startswith("not judged: its params.yaml names no judge.model")
 
 
 @pytest.mark.parametrize(
@@ -83,15 +121,23 @@ def test_the_win_rate_of_the_judge() -> None:
     [
         (None, "not judged: nobody has asked a judge"),
         ({"answer": "not judged", "why": "down"}, "not judged: down"),
-        ({"against": "sft"}, "not judged by the version's own rubric and against its own opponent"),
-        ({"rubric_sha256": "x"}, "not judged by the version's own rubric and against its own opp"),
+        (
+            {"model": "x"},
+            "not judged as it asks for: by x, where the version's own params.yaml has m",
+        ),
+        ({"against": "sft"}, "not judged as it asks for: against sft, where the version's own"),
+        ({"rubric_sha256": "x"}, "not judged as it asks for: by rubric x, where the version's"),
+        (
+            {"pairs": [{}]},
+            "not judged as it asks for: on a number of pairs of 1, where the version's",
+        ),
         ({"fixed_before_training": "no"}, "its rubric is younger than its weights"),
         ({"fixed_before_training": "unknown"}, "no run tells whether its rubric was fixed before"),
     ],
 )
 def test_what_a_judge_said_in_vain(judgement: dict[str, Any] | None, why: str) -> None:
-    said = None if judgement is None else {**JUDGED, **judgement}
-    gate = held({"judge_min_win_rate": 0.0}, judgement=said)
+    said = [] if judgement is None else [{**JUDGED, **judgement}]
+    gate = held({"judge_min_win_rate": 0.0}, judgements=said)
     assert (gate["passed"], gate["value"]) == (False, None)
     assert gate["why"].startswith(why)
     assert gate["remedy"]
