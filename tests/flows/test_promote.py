@@ -177,7 +177,8 @@ class TestFlow:
 
 
 def test_without_a_server_there_is_no_form(team) -> None:
-    shown = tunetrail("promote", f"{NAME}-candidates@1", "--form")
+    with temporary_settings(restore_defaults={PREFECT_API_URL}):  # other tests share a server
+        shown = tunetrail("promote", f"{NAME}-candidates@1", "--form")
     assert shown.exit_code == FAULT
     assert shown.stderr.startswith("a form needs a Prefect server: `prefect server start` in anoth")
 
