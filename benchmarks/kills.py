@@ -5,8 +5,9 @@
 In a clone with a small model and few steps.  Each round begins anew: nothing is done, the cache is
 empty.  `dvc repro` is started and, at a random moment of an undisturbed run, SIGKILL goes to all of
 its processes, to `dvc` alone, or to the stage alone, in turn.  Then it is run again, at once, while a
-stage whose `dvc` was killed may still be at work.  Right is: it succeeds, every output has the hash
-that an undisturbed run gave it, and never were two processes writing the same stage.
+stage whose `dvc` was killed may still be at work, and is killed again at a later moment, and so on;
+the last rerun of a round is left alone.  Right is: it succeeds, every output has the hash that an
+undisturbed run gave it, and never were two processes writing the same stage.
 
 Each round is a line of results.jsonl in the folder.  The same command goes on where it was cut off.
 """
@@ -21,7 +22,6 @@ import random
 import re
 import shutil
 import signal
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -37,6 +37,7 @@ from ruamel.yaml import YAML
 
 ROOT = Path(__file__).resolve().parents[1]
 WHOM = ("all", "dvc", "stage")
+KILLS_A_ROUND = 5
 RERUNS = 3
 """A killed `dvc` can leave its lock file half-written, which it refuses until it is removed, as
 docs/when-something-fails.md says. Each remedy and each further run is counted and told."""
@@ -136,18 +137,25 @@ class Undisturbed:
 
 
 @dataclass(frozen=True)
-class Round:
-    """A run that was killed, and what became of it."""
+class Kill:
+    """One SIGKILL."""
 
-    number: int
     whom: str
     behind: str
     """The last line of `dvc` that was waited for."""
     after: float
-    """Seconds from that line to the kill, at the pace of the undisturbed run."""
+    """Seconds from that line to the kill."""
     hit: str
+
+
+@dataclass(frozen=True)
+class Round:
+    """A run that was killed, run again, killed again..., and what became of it."""
+
+    number: int
+    kills: list[Kill]
     runs: int
-    """Until one succeeded; 0 when none did."""
+    """Behind the last kill, until one succeeded; 0 when none did."""
     same: bool
     two_writers: list[str]
     remedies: dict[str, int]
@@ -169,25 +177,31 @@ def disturb(project: Path, kills: int, seed: int) -> int:
     undisturbed = _undisturbed(project, pristine)
     results = project.with_name("results.jsonl")
     lines = results.read_text(encoding="utf-8").splitlines() if results.exists() else []
-    rounds = {done.number: done for done in (Round(**json.loads(line)) for line in lines)}
-    for number in range(kills):
-        if number not in rounds:
-            rounds[number] = done = _round(project, pristine, undisturbed, number, seed)
-            with results.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(asdict(done)) + "\n")
-            state = "right" if done.right else f"WRONG {done}"
+    rounds = [
+        Round(**{**line, "kills": [Kill(**kill) for kill in line["kills"]]})
+        for line in map(json.loads, lines)
+    ]
+    while (before := sum(len(done.kills) for done in rounds)) < kills:
+        numbers = range(before, min(kills, before + KILLS_A_ROUND))
+        done = _round(project, pristine, undisturbed, len(rounds), numbers, seed)
+        rounds.append(done)
+        with results.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(asdict(done)) + "\n")
+        for number, kill in zip(numbers, done.kills, strict=True):
             print(
-                f"{number + 1}/{kills} {done.whom}, {done.after:.1f} s behind {done.behind!r} "
-                f"({done.hit}): {state}, {done.runs} reruns, {done.seconds:.0f} s",
-                flush=True,
+                f"{number + 1}/{kills} {kill.whom}, {kill.after:.1f} s behind {kill.behind!r} "
+                f"({kill.hit})"
             )
-    counted = [rounds[number] for number in range(kills)]
-    reruns = [done.runs for done in counted]
-    remedies = sum((Counter(done.remedies) for done in counted), Counter[str]())
-    print(f"reruns: median {statistics.median(reruns)}, most {max(reruns)}")
+        state = "right" if done.right else f"WRONG {done}"
+        print(f"  {state}, {done.runs} runs to the end, {done.seconds:.0f} s", flush=True)
+    remedies = sum((Counter(done.remedies) for done in rounds), Counter[str]())
+    hit = Counter(kill.hit for done in rounds for kill in done.kills)
+    print(
+        f"runs to the end: most {max(done.runs for done in rounds)} behind the last kill of a round"
+    )
     print(f"remedies: {dict(remedies) or 'none'}")
-    print(f"stages hit: {dict(Counter(done.hit for done in counted))}")
-    return sum(done.right for done in counted)
+    print(f"hit: {dict(hit)}")
+    return sum(len(done.kills) for done in rounds if done.right)
 
 
 def _undisturbed(project: Path, pristine: Path) -> Undisturbed:
@@ -211,27 +225,33 @@ def _undisturbed(project: Path, pristine: Path) -> Undisturbed:
 
 
 def _round(
-    project: Path, pristine: Path, undisturbed: Undisturbed, number: int, seed: int
+    project: Path,
+    pristine: Path,
+    undisturbed: Undisturbed,
+    number: int,
+    kills: range,
+    seed: int,
 ) -> Round:
-    """The moment is taken from the undisturbed run, and found by what `dvc` says and by the pace so
-    far, since the machine is not equally fast at all times."""
+    """The moments are taken from the undisturbed run, and found by what `dvc` says, since the machine
+    is not equally fast at all times."""
     _anew(project, pristine)
-    whom = WHOM[number % len(WHOM)]
-    moment = random.Random(f"{seed} {number}").uniform(0, undisturbed.seconds)
-    began = time.monotonic()
+    draw = random.Random(f"{seed} {number}")
+    moments = sorted(draw.uniform(0, undisturbed.seconds) for _ in kills)
     lines = [(0.0, ""), *undisturbed.said]
-    place = max(index for index, (at, _) in enumerate(lines) if at <= moment)
-    at, behind = lines[place]
+    began = time.monotonic()
     remedies = Counter[str]()
+    done = []
     with watched(project) as writers:
-        hit = killed(project, whom, place, at, moment - at)
+        for kill, moment in zip(kills, moments, strict=True):
+            place = max(index for index, (at, _) in enumerate(lines) if at <= moment)
+            at, behind = lines[place]
+            whom = WHOM[kill % len(WHOM)]
+            hit = killed(project, whom, [line for _, line in lines], place, moment - at, remedies)
+            done.append(Kill(whom, behind, moment - at, hit))
         runs = recover(project, remedies)
     return Round(
         number=number,
-        whom=whom,
-        behind=behind,
-        after=moment - at,
-        hit=hit,
+        kills=done,
         runs=runs,
         same=bool(runs) and hashes(project) == undisturbed.hashes,
         two_writers=writers,
@@ -291,24 +311,43 @@ def start(project: Path, log: Path) -> subprocess.Popen[bytes]:
         )
 
 
-def killed(project: Path, whom: str, events: int, expected: float, after: float) -> str:
-    """Start a run and kill part of it, some seconds after so many events. Returns the stage hit.
+def killed(
+    project: Path, whom: str, lines: list[str], place: int, after: float, remedies: Counter[str]
+) -> str:
+    """Start a run and kill part of it, some seconds after it came to a place. Returns the stage hit.
 
     Args:
-        expected: when the last of these events was in the undisturbed run, in seconds.
-        after: seconds at the pace of the undisturbed run.
+        lines: what an undisturbed run says.
+        place: in these lines; a rerun that skips it is killed as long after the next.
+        after: seconds.
+        remedies: grows when the run cannot start, since the kill before broke something of DVC's.
     """
     log = project.with_name("killed.log")
-    began = time.monotonic()
-    process = start(project, log)
-    while process.poll() is None and len(_events(log)) < events:
-        time.sleep(0.01)
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(after * ((time.monotonic() - began) / expected if events else 1))
-    if process.poll() is not None:
-        return "nothing: the run was over"
+    for _ in range(RERUNS):
+        process = start(project, log)
+        while process.poll() is None and _place(_events(log), lines) < place:
+            time.sleep(0.01)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(after)
+        if process.poll() is None:
+            return _kill(project, process, whom)
+        if process.returncode == 0:
+            return "nothing: the run was over"
+        remedy(project, log.read_text(encoding="utf-8", errors="replace"), remedies)
+    return "nothing: no run began"
+
+
+def _place(said: list[str], lines: list[str]) -> int:
+    """How far a run has come, in the lines of an undisturbed one. It may skip what was done before,
+    and begin the lock file where the other updated it."""
+    begun = [line for line in said if line in lines and line.startswith("Running")]
+    if not begun:
+        return 0
+    return lines.index(begun[-1]) + (said[-1] != begun[-1])
+
+
+def _kill(project: Path, process: subprocess.Popen[bytes], whom: str) -> str:
     at_work = stages(project)
-    hit = next(iter(at_work.values()), "between stages")
     if whom == "all":
         couriers = []
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -318,14 +357,14 @@ def killed(project: Path, whom: str, events: int, expected: float, after: float)
         for child in couriers:  # they are in sessions of their own
             with contextlib.suppress(psutil.NoSuchProcess):
                 child.kill()
-    elif whom == "dvc":
+    elif whom == "dvc" or not at_work:
         process.kill()
     else:
         for pid in at_work:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
     process.wait()
-    return hit
+    return next(iter(at_work.values()), "between stages")
 
 
 def recover(project: Path, remedies: Counter[str]) -> int:
@@ -334,16 +373,21 @@ def recover(project: Path, remedies: Counter[str]) -> int:
         said = repro(project)
         if said.returncode == 0:
             return run
-        if "RWLock-file" in said.stdout:
-            remedies["rm .dvc/tmp/rwlock"] += 1
-            (project / ".dvc/tmp/rwlock").unlink(missing_ok=True)
-        elif "dvc.lock" in said.stdout and "corrupt" in said.stdout.lower():
-            remedies["rm dvc.lock"] += 1
-            (project / "dvc.lock").unlink()
-        else:
-            remedies["ran again"] += 1
+        remedy(project, said.stdout, remedies)
         print(f"  run {run} ended with {said.returncode}: {said.stdout.strip()[-300:]}", flush=True)
     return 0
+
+
+def remedy(project: Path, said: str, remedies: Counter[str]) -> None:
+    """Do what docs/when-something-fails.md says of a run that ended so, and count it."""
+    if "RWLock-file" in said:
+        remedies["rm .dvc/tmp/rwlock"] += 1
+        (project / ".dvc/tmp/rwlock").unlink(missing_ok=True)
+    elif "dvc.lock" in said and "corrupt" in said.lower():
+        remedies["rm dvc.lock"] += 1
+        (project / "dvc.lock").unlink()
+    else:
+        remedies["ran again"] += 1
 
 
 @contextlib.contextmanager
