@@ -112,8 +112,6 @@ def prepare(project: Path) -> None:
         for part in path:
             section = section[part]
         section[key] = value
-    for gate in params["evaluate"]["gates"]:
-        params["evaluate"]["gates"][gate] = 0.0
     with (project / "params.yaml").open("w", encoding="utf-8") as file:
         yaml.dump(params, file)
     for source in (project / "data" / "raw").glob("*.jsonl"):
