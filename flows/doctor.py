@@ -21,6 +21,7 @@ from ruamel.yaml.error import YAMLError
 
 from flows import dvc_storage
 from flows.dvc_dag import RWLOCK
+from flows.dvc_storage import Remote
 from flows.preflight import LEAST_FREE_BYTES, LOCK
 from tasks.lineage import courier, hashes, packages, promotion, stage, store
 from tasks.lineage.stage import STATE, StageError
@@ -83,10 +84,26 @@ def _remotes() -> Iterator[Finding]:
         elif why := dvc_storage.why_unreachable(remote.name):
             remedy = f"`dvc remote modify {remote.name} url ADDRESS`, or mend the connection"
             yield Finding(f"out of reach ({why})", name, remedy)
-        elif remote.folder is not None:
-            for path in _damaged(dvc_storage.objects_of(remote.folder)):
-                remedy = _restored(path)
-                yield Finding("its content is not what its name says", str(path), remedy)
+        else:
+            if missing := dvc_storage.not_in(remote):
+                count = f"{len(missing)} object{'s' if len(missing) > 1 else ''}"
+                text = f"{count} of this work tree not there: {', '.join(missing[:3])}"
+                yield Finding(text, name, _pushed_anew(remote))
+            if remote.folder is not None:
+                yield from _damaged_remotely(remote.folder)
+
+
+def _damaged_remotely(remote: Path) -> Iterator[Finding]:
+    for path in _damaged(dvc_storage.objects_of(remote)):
+        yield Finding("its content is not what its name says", str(path), _restored(path))
+
+
+def _pushed_anew(remote: Remote) -> str:
+    """`dvc push` believes that where the list of a folder is, the folder's files are too."""
+    if remote.folder is None:
+        return f"`dvc push --remote {remote.name}`"
+    kept, there = dvc_storage.storage().objects, dvc_storage.objects_of(remote.folder)
+    return f"`mkdir -p {there}`, then `cp -rn {kept}/. {there}`"
 
 
 def _restored(path: Path) -> str:

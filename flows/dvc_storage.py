@@ -101,6 +101,16 @@ def why_unreachable(name: str) -> str | None:
     return None
 
 
+def not_in(remote: Remote) -> list[str]:
+    """The md5s of what the work tree's outputs consist of and the remote does not have."""
+    with opened(Path()) as repo:
+        used = {str(info.value) for infos in repo.used_objs().values() for info in infos}
+        if remote.folder is not None:  # DVC would remove the damaged ones while it looks
+            return sorted(md5 for md5 in used if not object_path(remote.folder, md5).exists())
+        odb = repo.cloud.get_remote_odb(remote.name)
+        return sorted(used - set(odb.oids_exist(sorted(used))))
+
+
 def fetch(wanted: Mapping[Path, str], where: Storage) -> list[Path]:
     """Bring files and folders by their hash, from the cache or else from the remotes.
 

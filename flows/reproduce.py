@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from flows import dvc_dag, dvc_storage
 from flows.clean_tree import LOCK, LOG, CleanTree, CleanTreeError, refuse_folder
 from tasks.lineage import (
+    attached,
     champion,
     compare,
     evidence,
@@ -414,6 +415,9 @@ def write(client: MlflowClient, recorded: Recorded, done: Reproduction) -> None:
         "seconds": round(done.seconds, 1),
     }
     try:
+        sealed = seal.sealed(review.PURPOSE, entry, signing.signing_key())
+        attached.add(client, recorded.run_id, evidence.REPRODUCTIONS, review.PURPOSE, sealed)
+        version = client.get_model_version(recorded.model, str(recorded.number))
         tags = {
             "reproduced": done.answer,
             "reproduced.at": entry["at"],
@@ -422,7 +426,7 @@ def write(client: MlflowClient, recorded: Recorded, done: Reproduction) -> None:
             "reproduced.commit": entry["commit"],
             "reproduced.machine": _machine(done.machine),
             "reproduced.environment": "other" if done.other_packages else "locked",
-            "reproduced.count": str(_keep(client, recorded.run_id, entry)),
+            "reproduced.count": str(len(review.reproductions(client, version))),
         }
         for key, value in tags.items():
             client.set_model_version_tag(recorded.model, str(recorded.number), key, value)
@@ -431,20 +435,6 @@ def write(client: MlflowClient, recorded: Recorded, done: Reproduction) -> None:
             f"the answer is {done.answer}, but MLflow refuses to keep it: {store.brief(error)}; "
             "mend that, and run it again"
         ) from error
-
-
-def _keep(client: MlflowClient, run_id: str, entry: Mapping[str, Any]) -> int:
-    """Add an answer to those that there are. Returns how many that makes."""
-    entries: list[Any] = []
-    with tempfile.TemporaryDirectory(prefix="tunetrail-") as folder:
-        path = Path(folder) / evidence.REPRODUCTION
-        if evidence.REPRODUCTION in [file.path for file in client.list_artifacts(run_id)]:
-            path = Path(client.download_artifacts(run_id, evidence.REPRODUCTION, folder))
-            entries = json.loads(path.read_text(encoding="utf-8"))
-        entries.append(seal.sealed(review.PURPOSE, entry, signing.signing_key()))
-        path.write_text(json.dumps(entries, indent=2, ensure_ascii=False), encoding="utf-8")
-        client.log_artifact(run_id, str(path))
-    return len(entries)
 
 
 def _machine(facts: Mapping[str, Any]) -> str:

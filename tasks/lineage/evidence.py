@@ -46,13 +46,14 @@ MODEL = "model"
 SERVED = "artifacts/{}"
 """Where below MODEL the folder lies that answers: `onnx`, or `merged`."""
 
-REPRODUCTION = "reproduction.json"
-"""The artifact in which `tunetrail reproduce` keeps its answers, oldest first.  They come after the
-signature and carry their own seal, so they are not among the files of the version."""
+REPRODUCTIONS = "reproductions"
+"""The folder of the answers of `tunetrail reproduce`."""
 
 OPINIONS = "opinions"
-"""The folder of what people and a language model said of the version, as `opinions` keeps it; not
-among its files either."""
+"""The folder of what people and a language model said of the version, as `opinions` keeps it."""
+
+_ATTACHED = (f"{REPRODUCTIONS}/", f"{OPINIONS}/")
+"""What comes after the signature, so that it is not among the files of the version."""
 
 DATASET_TAG = "tunetrail.sha256"
 """Of a run's dataset input; MLflow's own digest has too few characters for a sha256."""
@@ -144,11 +145,7 @@ def collect(client: MlflowClient, version: Any, folder: Path) -> Evidence:
 
     run = _run(client, version.run_id)
     files = _files(run.info.artifact_uri, folder / "run") if run else {}
-    files = {
-        name: path
-        for name, path in files.items()
-        if name != REPRODUCTION and not name.startswith(f"{OPINIONS}/")
-    }
+    files = {name: path for name, path in files.items() if not name.startswith(_ATTACHED)}
     try:
         model = client.get_model_version_download_uri(version.name, str(version.version))
         served = _files(model, folder / MODEL)

@@ -1,7 +1,6 @@
 """What people and a language model said of a version: sealed documents that lie with it in MLflow.
 
-They come after the version's signature and carry seals of their own, so they are not among its
-files.  Each is a file, written once and never again, so that nobody who adds one can lose another's:
+As `attached` keeps them:
 
     opinions/judgement-HASH.json   what `tunetrail judge` was answered
     opinions/export-HASH.json      which side was which on a page of `tunetrail review export`
@@ -22,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ruamel.yaml import YAML
 
-from tasks.lineage import evidence, hashes, seal, signing, verify
+from tasks.lineage import attached, evidence, seal, signing, verify
 from tasks.lineage.evidence import Evidence
 from tasks.lineage.signing import BadSignature
 from tasks.lineage.stage import GateError, StageError
@@ -71,13 +70,17 @@ class Opinions:
 
 
 def read(client: MlflowClient, version: Any, root: Path) -> Opinions:
-    """All that lies with a version; none when MLflow's artifacts cannot be read."""
+    """All that lies with a version.
+
+    Raises:
+        StageError: when it cannot be read.
+    """
     found = Opinions()
     sorted_in: dict[Kind, list[Document]] = {
         "judgement": found.judgements, "export": found.exports, "votes": found.votes
     }  # fmt: skip
     trusted = signing.trusted_keys(root)
-    for name, text in _texts(client, version.run_id):
+    for name, text in attached.read(client, version, evidence.OPINIONS).items():
         try:
             kind, document = _checked(name, text, version.tags.get("identity"), trusted)
         except BadSignature as error:
@@ -87,20 +90,6 @@ def read(client: MlflowClient, version: Any, root: Path) -> Opinions:
     for documents in sorted_in.values():
         documents.sort(key=lambda document: str(document["at"]))
     return found
-
-
-def _texts(client: MlflowClient, run_id: str) -> list[tuple[str, str]]:
-    with tempfile.TemporaryDirectory(prefix="tunetrail-") as folder:
-        try:
-            if not client.list_artifacts(run_id, evidence.OPINIONS):
-                return []
-            place = Path(client.download_artifacts(run_id, evidence.OPINIONS, folder))
-            return [
-                (path.name, path.read_text(encoding="utf-8", errors="replace"))
-                for path in sorted(place.glob("*.json"))
-            ]
-        except Exception:  # what a store raises depends on its kind
-            return []
 
 
 def _checked(
@@ -140,8 +129,7 @@ def add(client: MlflowClient, version: Any, kind: Kind, said: Document, by: str)
         },
         signing.signing_key(),
     )
-    name = f"{evidence.OPINIONS}/{kind}-{hashes.sha256_json(document)[:16]}.json"
-    client.log_text(version.run_id, json.dumps(document, indent=1, ensure_ascii=False), name)
+    attached.add(client, version.run_id, evidence.OPINIONS, kind, document)
     return document
 
 

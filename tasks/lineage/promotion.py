@@ -483,8 +483,8 @@ def _doubts(
     answers = review.reproductions(client, found)
     if kept["reproduction"] not in map(hashes.sha256_json, answers):
         doubts.append(
-            f"the answer of reproduce on which it was promoted is not in {evidence.REPRODUCTION} any "
-            "more"
+            f"the answer of reproduce on which it was promoted is not in "
+            f"{evidence.REPRODUCTIONS}/ any more"
         )
     if kept.get("opinions"):
         said = opinions.read(client, found, root)

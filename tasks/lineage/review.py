@@ -15,7 +15,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tasks.evaluation import conclusions
-from tasks.lineage import evidence, hashes, opinions, promotion_gates, seal, signing, verify
+from tasks.lineage import (
+    attached,
+    evidence,
+    hashes,
+    opinions,
+    promotion_gates,
+    seal,
+    signing,
+    verify,
+)
 from tasks.lineage.audit import Record
 from tasks.lineage.evidence import Evidence
 from tasks.lineage.opinions import Opinions
@@ -283,15 +292,18 @@ def read(client: MlflowClient, version: Any) -> Iterator[Evidence]:
 
 
 def reproductions(client: MlflowClient, version: Any) -> list[dict[str, Any]]:
-    """The answers of `tunetrail reproduce`, oldest first; none when they cannot be read."""
-    with tempfile.TemporaryDirectory(prefix="tunetrail-") as folder:
-        try:
-            path = client.download_artifacts(version.run_id, evidence.REPRODUCTION, folder)
-            answers = json.loads(Path(path).read_text(encoding="utf-8"))
-        except Exception:  # what a store raises depends on its kind, and anyone can write there
-            return []
-    well_formed = isinstance(answers, list) and all(map(_is_answer, answers))
-    return answers if well_formed else []
+    """The answers of `tunetrail reproduce`, oldest first; what is none is left out.
+
+    Raises:
+        StageError: when they cannot be read.
+    """
+    answers = []
+    for text in attached.read(client, version, evidence.REPRODUCTIONS).values():
+        with contextlib.suppress(ValueError):
+            answer = json.loads(text)
+            if _is_answer(answer):
+                answers.append(answer)
+    return sorted(answers, key=lambda answer: _time(answer["at"]))
 
 
 def _is_answer(answer: object) -> bool:

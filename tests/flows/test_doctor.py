@@ -104,6 +104,15 @@ def test_remotes(registered: RegisteredProject, tmp_path: Path) -> None:
     assert "`tunetrail doctor` in a clone whose" in examined(doctor._remotes)[1].remedy
 
 
+def test_what_a_remote_does_not_have(registered: RegisteredProject) -> None:
+    md5 = hashes.file_hash(Path("models/sft/model.safetensors"), "md5")
+    dvc_storage.object_path(registered.remote, md5).unlink()
+    (absent,) = examined(doctor._remotes)
+    assert absent.what == f"1 object of this work tree not there: {md5}"
+    follow(absent)
+    assert examined(doctor._remotes) == []
+
+
 def test_dvc_files(registered: RegisteredProject, gone: int) -> None:
     assert examined(doctor._dvc_files) == []
     Path("dvc.lock").write_text("schema: '2.0'\nstages: {\n")

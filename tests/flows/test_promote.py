@@ -19,7 +19,7 @@ from flows.cli import DONE, FAULT, GATE, MISUSE, app
 from flows.promote import PromotionDecision
 from flows.reproduce import Reproduction
 from tasks.lineage import machine, signing
-from tasks.lineage.evidence import REPRODUCTION
+from tasks.lineage.evidence import REPRODUCTIONS
 from tasks.lineage.review import Refused
 
 pytest_plugins = ("work_trees", "promotable")
@@ -121,7 +121,7 @@ class TestCommands:
 
 def test_what_reproduce_writes_is_what_promotion_reads(team) -> None:
     reference = team.candidate()
-    (kept,) = Path("mlruns").glob(f"*/*/artifacts/{REPRODUCTION}")
+    (kept,) = Path("mlruns").glob(f"*/*/artifacts/{REPRODUCTIONS}/*.json")
     kept.unlink()
     recorded = reproduction.read(team.client, reference)
     facts = {**machine.facts(), "switches": {}}

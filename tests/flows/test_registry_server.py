@@ -317,7 +317,7 @@ def test_a_reviewer_notes_the_answer_of_reproduce(world: World) -> None:
     rita = world.account("rita")
     tag = {"key": "reproduced", "value": "identical"}
     rita.done("POST", "model-versions/set-tag", name=CANDIDATES, version="1", **tag)
-    assert rita.put((world.runs, world.run), "reproduction.json").status_code == 200
+    assert rita.put((world.runs, world.run), "reproductions/reproduction-1.json").status_code == 200
 
 
 def test_a_user_without_a_role_reads_nothing(world: World) -> None:

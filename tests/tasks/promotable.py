@@ -5,14 +5,13 @@ A plugin, for the tests of promotion; it needs `work_trees`.
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tasks.lineage import audit, evidence, promotion, review, seal, signing, store
+from tasks.lineage import attached, audit, evidence, promotion, review, seal, signing, store
 from tasks.lineage.promotion import Promotion
 from tasks.params import Promote
 
@@ -87,8 +86,8 @@ class Team:
 
     def keep(self, reference: str, answer: dict[str, Any]) -> None:
         version = self.version(reference)
-        answers = [*review.reproductions(self.client, version), answer]
-        self.client.log_text(version.run_id, json.dumps(answers), evidence.REPRODUCTION)
+        folder, kind = evidence.REPRODUCTIONS, review.PURPOSE
+        attached.add(self.client, version.run_id, folder, kind, answer)
 
     def promote(self, reference: str, **other: Any) -> Promotion:
         self.pass_time()

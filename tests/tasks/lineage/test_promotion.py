@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mlflow import MlflowClient
 
 from tasks.lineage import audit, evidence, promotion, review, seal, signing, store
 from tasks.lineage.evidence import NotFound
 from tasks.lineage.promotion import RegistryError
 from tasks.lineage.review import Refused
-from tasks.lineage.stage import GATE, GateError
+from tasks.lineage.stage import GATE, GateError, StageError
 from tasks.params import Promote
 
 pytest_plugins = ("work_trees", "promotable")
@@ -110,10 +111,10 @@ def test_the_champion_answers_and_only_while_its_evidence_holds(serving_team) ->
     assert list(answers.columns) == ["answer"]
     promotion.load_champion(NAME)  # nothing was written where it lies
 
-    answer = uploaded(team, reference, evidence.REPRODUCTION)
+    answer = uploaded(team, reference, f"{evidence.REPRODUCTIONS}/*.json")
     kept = answer.read_text()
     answer.write_text("[]")
-    with pytest.raises(GateError, match=r"on which it was promoted is not in reproduction\.json"):
+    with pytest.raises(GateError, match=r"on which it was promoted is not in reproductions/"):
         promotion.load_champion(NAME)
     answer.write_text(kept)
     team.reproduce(reference, answer="different")  # on another machine, later
@@ -166,19 +167,30 @@ class TestRefusals:
 
     def test_what_was_never_reproduced(self, team) -> None:
         reference = team.candidate()
-        uploaded(team, reference, evidence.REPRODUCTION).unlink()
+        answer = uploaded(team, reference, f"{evidence.REPRODUCTIONS}/*.json")
+        answer.unlink()
         for tag, value in (("reproduced", "identical"), ("reproduced.at", team.now())):
             team.client.set_model_version_tag(f"{NAME}-candidates", "1", tag, value)
         assert refused(team, reference) == [
             f"nobody has reproduced it; `tunetrail reproduce {reference}`"
         ]
-        uploaded(team, reference, "verdict.json").with_name(evidence.REPRODUCTION).write_text(
-            '[{"a'
-        )
+        answer.write_text('{"a')
         assert refused(team, reference)[0].startswith("nobody has reproduced it")
+
+    def test_answers_that_cannot_be_read_are_not_none(self, team, monkeypatch) -> None:
+        reference = team.candidate()
+
+        def down(*_: Any) -> None:
+            raise OSError("connection reset")
+
+        monkeypatch.setattr(MlflowClient, "list_artifacts", down)
+        match = "reproductions/ of .* cannot be read: connection reset"
+        with pytest.raises(StageError, match=match):
+            review.reproductions(team.client, team.version(reference))
 
     def test_an_answer_that_someone_wrote_by_hand(self, team) -> None:
         reference = team.candidate()
+        team.pass_time()
         team.keep(reference, team.answer(reference))
         (told,) = refused(team, reference)
         assert told.startswith("the answer of reproduce: nobody has signed it")
