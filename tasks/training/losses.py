@@ -1,9 +1,10 @@
 """Log-probabilities of the tokens that carry a loss, and of no others.
 
-The decoder below the head runs on every token, the head only where the next token is supervised.  It goes
-over these positions in chunks: logits, log-sum-exp, and at once the gradient, so that no more than a chunk
-times the vocabulary is ever held, nothing of that size waits for the backward pass, and no product of
-matrices is done twice.  A vocabulary of 262,144 makes the head most of the cost of a small model.
+The decoder below the head runs on every token, the head only where the next token is supervised.  It
+goes over these positions in chunks: logits, log-sum-exp, and at once the gradient, so that no more than
+a chunk times the vocabulary is ever held, nothing of that size waits for the backward pass, and no
+product of matrices is done twice.  A vocabulary of 262,144 makes the head most of the cost of a small
+model.
 
 `supports` says whether a model's head is one that this module knows, by trying; where it is not,
 `token_log_probs` runs the model's own forward.
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from tasks.training.examples import IGNORED
+from tasks.training.examples import IGNORED as IGNORED
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -96,7 +97,8 @@ def token_log_probs(
     """
     if not supported:
         return _by_own_forward(model, inputs, places, tokens)
-    return Scored(*_LogProbs.apply(*_arguments(model, inputs, places), tokens))
+    apply: Any = _LogProbs.apply
+    return Scored(*apply(*_arguments(model, inputs, places), tokens))
 
 
 def supervised(
@@ -115,7 +117,8 @@ def supervised(
     """
     places, tokens = next_tokens(labels)
     if supported:
-        total, likeliest = _Total.apply(*_arguments(model, inputs, places), tokens)
+        apply: Any = _Total.apply
+        total, likeliest = apply(*_arguments(model, inputs, places), tokens)
     else:
         scored = _by_own_forward(model, inputs, places, tokens)
         total, likeliest = scored.log_probs.sum(), scored.likeliest
@@ -138,7 +141,7 @@ def orthogonality(model: Any) -> Tensor | None:
             square = value @ value.T if "lora_A" in name else value.T @ value
             identity = torch.eye(len(square), dtype=square.dtype, device=square.device)
             distances.append(torch.linalg.matrix_norm(square - identity))
-    return weight * torch.stack(distances).mean()
+    return torch.stack(distances).mean() * float(weight)
 
 
 @dataclass(frozen=True)
@@ -161,7 +164,7 @@ class _Head:
         return cls(head.weight, head.bias, scale, getattr(config, "final_logit_softcapping", None))
 
     def logits(self, hidden: Tensor) -> tuple[Tensor, Tensor | None]:
-        """(n, vocabulary) in float32, and their slope by what the matrix gives, where it is not `scale`."""
+        """(n, vocabulary) in float32, and their slope by what the matrix gives if it is not `scale`."""
         found = torch.nn.functional.linear(hidden.to(self.weight.dtype), self.weight, self.bias)
         found = found.float()
         if self.scale != 1:

@@ -1,8 +1,8 @@
 """A batch of the optimiser goes through the model in passes, and the trainers that do so.
 
-What a step learns from is `batch_size` x `gradient_accumulation` rows.  How many of them go through the
-model at once decides memory and speed, and no more than the last bits of the result.  A pass takes rows of
-like length, as many as a budget of tokens holds, padding counted.
+What a step learns from is `batch_size` x `gradient_accumulation` rows.  How many of them go through
+the model at once decides memory and speed, and no more than the last bits of the result.  A pass takes
+rows of like length, as many as a budget of tokens holds, padding counted.
 """
 
 from __future__ import annotations
@@ -51,9 +51,7 @@ class InPasses:
     pass_tokens: int | None = None
     _noted: dict[str, list[Tensor]]
 
-    def training_step(
-        self: Any, model: Any, inputs: Any, num_items_in_batch: Any = None
-    ) -> Tensor:
+    def training_step(self: Any, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
         """Forward and backward over each pass; the losses add up to the batch's."""
         import torch
 
@@ -112,7 +110,7 @@ class NextToken(InPasses):
         labels = rest.pop("labels")
         items = num_items_in_batch
         if items is None:
-            items = (labels[:, 1:] != losses.IGNORED).sum()
+            items = labels[:, 1:].ne(losses.IGNORED).sum()
         with self.accelerator.autocast():
             loss, likeliest = losses.supervised(model, rest, labels, float(items), self._supported)
         self.note(mean_token_accuracy=likeliest)

@@ -1,9 +1,9 @@
 """Learning from pairs: the prompt is computed once, and what the reference policy says once for all.
 
-A pair is one sequence, [prompt, chosen, rejected], under a mask by which both answers see the prompt and
-themselves, with positions that go on from the prompt's for both.  The reference policy is the policy before
-its first step, so its log-probabilities are a pass of the same model before training: no second model, and
-no second copy of an adapter, is held.
+A pair is one sequence, [prompt, chosen, rejected], under a mask by which both answers see the prompt
+and themselves, with positions that go on from the prompt's for both.  The reference policy is the
+policy before its first step, so its log-probabilities are a pass of the same model before training: no
+second model, and no second copy of an adapter, is held.
 
 TRL's DPOTrainer insists on either, and computes the prompt of a pair twice, so this trains with
 transformers' Trainer.  The losses are those of TRL 1.16, by their names there (`DPOConfig.loss_type`).
@@ -26,7 +26,7 @@ PADDING, PROMPT, CHOSEN, REJECTED = range(4)
 """What a token belongs to."""
 
 WHOLE_BATCH = ("aot", "aot_unpaired", "sft")
-"""Losses that are no mean over pairs: they sort a batch, or count its tokens.  A batch stays one pass."""
+"""Losses that are no mean over pairs: they sort a batch, or count its tokens.  It stays one pass."""
 
 DISCOPOP_TAU = 0.05
 """The temperature that DiscoPOP was found with, and TRL's default."""
@@ -56,7 +56,9 @@ class Pairs:
     @property
     def margin_per_token(self) -> Tensor:
         chosen, rejected = self.gains
-        return chosen / self.chosen_tokens.clamp(min=1) - rejected / self.rejected_tokens.clamp(min=1)
+        return chosen / self.chosen_tokens.clamp(min=1) - rejected / self.rejected_tokens.clamp(
+            min=1
+        )
 
 
 def loss(pairs: Pairs, settings: Dpo) -> Tensor:
@@ -276,12 +278,14 @@ def shares_prompt(model: Any) -> bool:
             apart, _ = Scorer(model, True, False).answers(batch)
     finally:
         model.train(training)
-    return bool(torch.allclose(together, apart, rtol=2e-2 if model.dtype != torch.float32 else 1e-4))
+    return bool(
+        torch.allclose(together, apart, rtol=2e-2 if model.dtype != torch.float32 else 1e-4)
+    )
 
 
 def _together(batch: Mapping[str, Tensor], model: Any) -> tuple[Any, Tensor, Tensor, Tensor]:
-    """The model's inputs for pairs as they are; where each answer's tokens are predicted; the tokens; and
-    whose they are."""
+    """The model's inputs for pairs as they are; where each answer's tokens are predicted; the tokens;
+    and whose they are."""
     import torch
 
     parts = batch["parts"]
@@ -290,7 +294,9 @@ def _together(batch: Mapping[str, Tensor], model: Any) -> tuple[Any, Tensor, Ten
     prompt = (parts == PROMPT).sum(1, keepdim=True)
     chosen = (parts == CHOSEN).sum(1, keepdim=True)
     positions = torch.where(parts == REJECTED, index - chosen, index)
-    first = (index == prompt) | (index == prompt + chosen)  # of an answer: the prompt's end predicts it
+    first = (index == prompt) | (
+        index == prompt + chosen
+    )  # of an answer: the prompt's end predicts it
     before = torch.where(first, prompt - 1, index - 1)
     start = torch.arange(len(parts), device=parts.device)[:, None]
     answer = parts >= CHOSEN
@@ -314,11 +320,11 @@ def _masks(parts: Tensor, positions: Tensor, model: Any) -> Any:
     sees = (index[:, None] >= index) & (key != PADDING) & ((key == PROMPT) | (key == query))
     sees |= index[:, None] == index  # padding sees itself: of nothing there is no softmax
     config = _config(model)
-    window = getattr(config, "sliding_window", None)
-    slides = "sliding_attention" in _kinds(config) and int(positions.max()) >= int(window or 0)
+    window: int = getattr(config, "sliding_window", None) or 0
+    slides = "sliding_attention" in _kinds(config) and int(positions.max()) >= window
     if not slides:
         return _as_attention_reads_it(sees, model)
-    near = sees & (positions[:, :, None] - positions[:, None, :] < int(window))
+    near = sees & (positions[:, :, None] - positions[:, None, :] < window)
     if _kinds(config) == {"sliding_attention"}:
         return _as_attention_reads_it(near, model)
     return {

@@ -18,7 +18,9 @@ def test_threads_and_instruction_set_are_pinned() -> None:
 
 
 def test_native_leaves_the_instruction_set_open() -> None:
-    native = compute.environment(Compute(seed=7, threads=2, instruction_set="native", pass_tokens=None))
+    native = compute.environment(
+        Compute(seed=7, threads=2, instruction_set="native", pass_tokens=None)
+    )
     assert "ATEN_CPU_CAPABILITY" not in native
     assert "MKL_CBWR" not in native
 
