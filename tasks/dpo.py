@@ -57,13 +57,14 @@ def run(
 
 
 def check_first_loss(loss: float, dpo: Dpo) -> None:
-    """Raise GateError unless the loss of step 1 is within 1% what it is where policy and reference are the
-    same model and every margin is zero, for `sigmoid` ln 2: else the reference is wrong."""
+    """Raise GateError unless the loss of step 1 is within 1% what it is where policy and reference are
+    the same model and every margin is zero, for `sigmoid` ln 2: else the reference is wrong."""
     expected = preferences.first_loss(dpo)
     if expected is not None and abs(loss / expected - 1) > FIRST_LOSS_TOLERANCE:
         raise GateError(
-            f"the first DPO loss ({dpo.loss}) is {loss:.4f}, not {expected:.4f} within 1%: the reference "
-            "policy is not the SFT model; run `dvc repro -f sft` and look for dropout in the adapter"
+            f"the first DPO loss ({dpo.loss}) is {loss:.4f}, not {expected:.4f} within 1%: the "
+            "reference policy is not the SFT model; run `dvc repro -f sft` and look for dropout in "
+            "the adapter"
         )
 
 

@@ -39,9 +39,9 @@ def packed_blocks(
 ) -> Dataset:
     """Texts one after the other, an end-of-text token behind each, cut into equal blocks.
 
-    Positions begin anew with each text and each block.  Without an attention mask transformers takes that
-    for a border (`find_packed_sequence_indices` in its masking_utils): no text sees the one before it.
-    Nor is the first token of a text predicted from another text.
+    Positions begin anew with each text and each block.  Without an attention mask transformers takes
+    that for a border (`find_packed_sequence_indices` in its masking_utils): no text sees the one before
+    it.  Nor is the first token of a text predicted from another text.
 
     Returns:
         rows of `input_ids`, `position_ids` and `labels`, each of `block_tokens`; a last, shorter block
