@@ -41,6 +41,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from claims import claim  # noqa: E402
+
 from tasks.lineage.compute import environment  # noqa: E402
 from tasks.params import load  # noqa: E402
 
@@ -376,12 +378,6 @@ def claims(result: dict[str, Any]) -> bool:
     share = result["same"] / result["prompts"]
     fast = claim(f"{name}-times-as-fast-as-generate", peer / ours, TARGETS[name])
     return claim(f"{name}-same-tokens", share, 1) and fast
-
-
-def claim(name: str, measured: float, target: float) -> bool:
-    holds = measured >= target
-    print(f"claim: {name} measured {measured:.4g} target {target} {'ok' if holds else 'short'}")
-    return holds
 
 
 if __name__ == "__main__":

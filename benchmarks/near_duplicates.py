@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from claims import claim
 from near_duplicates_methods import CORES, THRESHOLD, shingles
 from numpy.typing import NDArray
 
@@ -218,12 +219,6 @@ def table(results: Sequence[Result]) -> str:
         for each in results
     ]
     return "\n".join(lines)
-
-
-def claim(name: str, measured: float, target: float) -> bool:
-    holds = measured >= target
-    print(f"claim: {name} measured {measured:.4g} target {target} {'ok' if holds else 'short'}")
-    return holds
 
 
 if __name__ == "__main__":

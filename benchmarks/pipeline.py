@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
+from claims import claim
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -107,12 +108,6 @@ def watch(pid: int, done: threading.Event, peaks: list[int]) -> None:
         except psutil.Error:
             continue
         peaks[0] = max(peaks[0], total)
-
-
-def claim(name: str, measured: float, target: float, at_most: bool = False) -> bool:
-    holds = measured <= target if at_most else measured >= target
-    print(f"claim: {name} measured {measured:.4g} target {target} {'ok' if holds else 'short'}")
-    return holds
 
 
 if __name__ == "__main__":

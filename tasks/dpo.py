@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -14,11 +13,7 @@ from tasks.lineage.stage import GateError, Metrics, Out
 from tasks.model import adapter as adapters
 from tasks.model import chat
 from tasks.params import Compute, Dpo
-from tasks.training import examples, loop, resume
-
-FIRST_LOSS = math.log(2)
-"""Before the first step policy and reference are the same model, so every margin is zero and the loss is
--log sigmoid(0)."""
+from tasks.training import examples, loop, preferences, resume
 
 FIRST_LOSS_TOLERANCE = 0.01
 
@@ -43,7 +38,7 @@ def run(
 
     trainer = _trainer(model, tokenizer, pairs, validation, dpo, compute)
     points = loop.train(trainer, "preference optimisation", curve, dpo)
-    check_first_loss(points[0]["loss"])
+    check_first_loss(points[0]["loss"], dpo)
 
     method = adapters.read_method(adapter)["method"]
     assert method != "none"  # tasks.params refuses dpo without sft
@@ -61,41 +56,43 @@ def run(
     }
 
 
-def check_first_loss(loss: float) -> None:
-    """Raise GateError unless the loss of step 1 is ln 2 within 1%: else the reference is wrong."""
-    if abs(loss / FIRST_LOSS - 1) > FIRST_LOSS_TOLERANCE:
+def check_first_loss(loss: float, dpo: Dpo) -> None:
+    """Raise GateError unless the loss of step 1 is within 1% what it is where policy and reference are
+    the same model and every margin is zero, for `sigmoid` ln 2: else the reference is wrong."""
+    expected = preferences.first_loss(dpo)
+    if expected is not None and abs(loss / expected - 1) > FIRST_LOSS_TOLERANCE:
         raise GateError(
-            f"the first DPO loss is {loss:.4f}, not ln 2 = {FIRST_LOSS:.4f} within 1%: the reference "
-            "policy is not the SFT model; run `dvc repro -f sft` and look for dropout in the adapter"
+            f"the first DPO loss ({dpo.loss}) is {loss:.4f}, not {expected:.4f} within 1%: the "
+            "reference policy is not the SFT model; run `dvc repro -f sft` and look for dropout in "
+            "the adapter"
         )
 
 
 def _trainer(
     model: Any, tokenizer: Any, pairs: Any, validation: Any, dpo: Dpo, compute: Compute
 ) -> Any:
-    from trl.trainer.dpo_config import DPOConfig
-    from trl.trainer.dpo_trainer import DPOTrainer
+    from transformers import Trainer, TrainingArguments
 
-    class RenderedDPOTrainer(resume.Resumable, DPOTrainer):  # type: ignore[misc]
-        """TRL's trainer on pairs that `tasks.model.chat` has rendered already."""
+    class PreferenceTrainer(resume.Resumable, preferences.Preferences, Trainer):  # type: ignore[misc]
+        """Goes on where a killed run stopped."""
 
-        def _prepare_dataset(self, dataset: Any, *arguments: Any) -> Any:
-            return dataset
+        pass_tokens = compute.pass_tokens
+        settings = dpo
 
-    with tempfile.TemporaryDirectory() as scratch, adapters.kept_in_float32(model):
+    with tempfile.TemporaryDirectory() as scratch:
         arguments = loop.arguments(dpo, compute, Path(scratch)) | {
             "num_train_epochs": dpo.epochs,
-            "beta": dpo.beta,
-            "max_length": None,
-            "train_sampling_strategy": "random",  # pairs have no single length to group by
+            "label_names": [],
         }
-        trainer = RenderedDPOTrainer(
+        trainer = PreferenceTrainer(
             model=model,
-            args=DPOConfig(**arguments),
+            args=TrainingArguments(**arguments),
             train_dataset=pairs,
             eval_dataset=validation,
+            data_collator=preferences.collate,
             processing_class=tokenizer,
         )
+    trainer.prepare()
     return trainer
 
 

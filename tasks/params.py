@@ -43,6 +43,7 @@ class Compute(Section):
     seed: Annotated[int, Field(ge=0, lt=2**32)]
     threads: Count
     instruction_set: Literal["avx2", "native"]
+    pass_tokens: Count | None
 
 
 class Optimiser(Section):
@@ -214,7 +215,32 @@ class Sft(Validated):
     target_modules: Literal["all-linear"] | Annotated[list[str], Field(min_length=1)]
 
 
+DpoLoss = Literal[
+    "sigmoid",
+    "sigmoid_norm",
+    "hinge",
+    "ipo",
+    "exo_pair",
+    "nca_pair",
+    "robust",
+    "bco_pair",
+    "sppo_hard",
+    "aot",
+    "aot_unpaired",
+    "apo_zero",
+    "apo_down",
+    "discopop",
+    "sft",
+]
+"""The names of TRL 1.16 (`DPOConfig.loss_type`)."""
+
+SMOOTHED = ("exo_pair", "robust", "aot", "aot_unpaired")
+"""Losses that read dpo.label_smoothing."""
+
+
 class Dpo(Validated):
+    loss: DpoLoss
+    label_smoothing: Annotated[float, Field(ge=0, lt=0.5)]
     beta: Positive
 
 
@@ -853,6 +879,15 @@ def _check_stages(values: Mapping[str, Any]) -> Iterator[tuple[Loc, str]]:
             yield (stage, "enabled"), text
 
 
+def _check_smoothing(values: Mapping[str, Any]) -> Iterator[tuple[Loc, str]]:
+    loss, smoothing = values["dpo"]["loss"], values["dpo"]["label_smoothing"]
+    loc = ("dpo", "label_smoothing")
+    if smoothing and loss not in SMOOTHED:
+        yield loc, f"is {smoothing}, but dpo.loss {loss} has none; write 0.0"
+    if loss == "exo_pair" and smoothing == 0:
+        yield loc, "is 0.0, but dpo.loss exo_pair takes its logarithm; write 0.001 or more"
+
+
 def _check_lengths(values: Mapping[str, Any]) -> Iterator[tuple[Loc, str]]:
     if values["base"]["source"] != "scratch":
         return
@@ -879,6 +914,7 @@ _CHECKS: tuple[Callable[[Mapping[str, Any]], Iterator[tuple[Loc, str]]], ...] = 
     _check_opponent,
     _check_ranges,
     _check_stages,
+    _check_smoothing,
     _check_lengths,
 )
 

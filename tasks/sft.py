@@ -12,7 +12,7 @@ from tasks.lineage.console import log, quiet
 from tasks.lineage.stage import Metrics, Out
 from tasks.model import adapter, chat
 from tasks.params import Compute, Sft
-from tasks.training import examples, loop, resume
+from tasks.training import examples, loop, passes, resume
 
 
 def run(base: Path, data: Path, out: Out, curve: Out, sft: Sft, compute: Compute) -> Metrics:
@@ -57,8 +57,10 @@ def _trainer(
     from trl.trainer.sft_config import SFTConfig
     from trl.trainer.sft_trainer import SFTTrainer
 
-    class ResumableSFTTrainer(resume.Resumable, SFTTrainer):  # type: ignore[misc]
-        """Goes on where a killed run stopped."""
+    class SupervisedTrainer(resume.Resumable, passes.NextToken, SFTTrainer):  # type: ignore[misc]
+        """TRL's, with a loss that computes less, and goes on where a killed run stopped."""
+
+        pass_tokens = compute.pass_tokens
 
     with tempfile.TemporaryDirectory() as scratch, adapter.kept_in_float32(model):
         arguments = loop.arguments(sft, compute, Path(scratch)) | {
@@ -66,7 +68,7 @@ def _trainer(
             "max_length": None,  # `format` rejected what is too long; nothing is ever cut
             "dataset_kwargs": {"skip_prepare_dataset": True},  # tasks.model.chat rendered it
         }
-        trainer = ResumableSFTTrainer(
+        trainer = SupervisedTrainer(
             model=model,
             args=SFTConfig(**arguments),
             train_dataset=train,

@@ -330,6 +330,29 @@ def test_dpo_without_sft(
     ]
 
 
+@pytest.mark.parametrize(
+    ("edits", "rule"),
+    [
+        (
+            [("label_smoothing: 0.0", "label_smoothing: 0.1")],
+            "is 0.1, but dpo.loss sigmoid has none; write 0.0",
+        ),
+        (
+            [("loss: sigmoid  ", "loss: exo_pair  ")],
+            "is 0.0, but dpo.loss exo_pair takes its logarithm; write 0.001 or more",
+        ),
+    ],
+)
+def test_smoothing_that_means_nothing(
+    edits: list[Edit],
+    rule: str,
+    faults: Callable[..., list[str]],
+    line_of: Callable[[str], int],
+) -> None:
+    line = line_of("label_smoothing:")
+    assert faults(*edits)[1:] == [f"params.yaml:{line}: dpo.label_smoothing: {rule}"]
+
+
 def test_all_faults_at_once_in_the_order_of_lines(
     faults: Callable[..., list[str]], line_of: Callable[[str], int]
 ) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tasks.params import Compute, Optimiser
-from tasks.training import loop, resume
+from tasks.training import loop, passes, resume
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -25,12 +25,14 @@ def train_causal(
     """Train in place. `length` is {"num_train_epochs": n} or {"max_steps": n}."""
     from transformers import Trainer, TrainingArguments, default_data_collator
 
-    class ResumableTrainer(resume.Resumable, Trainer):  # type: ignore[misc]
+    class CausalTrainer(resume.Resumable, passes.NextToken, Trainer):  # type: ignore[misc]
         """Goes on where a killed run stopped."""
+
+        pass_tokens = compute.pass_tokens
 
     with tempfile.TemporaryDirectory() as scratch:
         arguments = loop.arguments(settings, compute, Path(scratch)) | length
-        trainer: Any = ResumableTrainer(
+        trainer: Any = CausalTrainer(
             model=model,
             args=TrainingArguments(**arguments),
             train_dataset=blocks,

@@ -39,19 +39,39 @@ def packed_blocks(
 ) -> Dataset:
     """Texts one after the other, an end-of-text token behind each, cut into equal blocks.
 
+    Positions begin anew with each text and each block.  Without an attention mask transformers takes
+    that for a border (`find_packed_sequence_indices` in its masking_utils): no text sees the one before
+    it.  Nor is the first token of a text predicted from another text.
+
     Returns:
-        rows of `input_ids` and `labels`, both of `block_tokens`; a last, shorter block is left out
-        unless it is the only one.
+        rows of `input_ids`, `position_ids` and `labels`, each of `block_tokens`; a last, shorter block
+        is left out unless it is the only one.
     """
     from datasets import Dataset
 
-    stream: list[int] = []
+    tokens: list[int] = []
+    places: list[int] = []
     for text in texts:
-        stream += tokenizer(text, add_special_tokens=False)["input_ids"]
-        stream.append(tokenizer.eos_token_id)
-    size = min(block_tokens, len(stream))
-    blocks = [stream[start : start + size] for start in range(0, len(stream) - size + 1, size)]
-    return Dataset.from_dict({"input_ids": blocks, "labels": blocks})
+        ids = [*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+        tokens += ids
+        places += range(len(ids))
+    size = min(block_tokens, len(tokens))
+    columns: dict[str, list[list[int]]] = {"input_ids": [], "position_ids": [], "labels": []}
+    for start in range(0, len(tokens) - size + 1, size):
+        block = tokens[start : start + size]
+        positions = _from_zero(places[start : start + size])
+        columns["input_ids"].append(block)
+        columns["position_ids"].append(positions)
+        columns["labels"].append(
+            [token if place else IGNORED for token, place in zip(block, positions, strict=True)]
+        )
+    return Dataset.from_dict(columns)
+
+
+def _from_zero(places: list[int]) -> list[int]:
+    """A text that a block continues begins anew: the block does not have what came before."""
+    cut = next((at for at, place in enumerate(places) if place == 0), len(places))
+    return [*range(cut), *places[cut:]]
 
 
 def supervised_chats(rows: Iterable[dict[str, Any]], tokenizer: PreTrainedTokenizerFast) -> Dataset:
@@ -67,7 +87,7 @@ def supervised_chats(rows: Iterable[dict[str, Any]], tokenizer: PreTrainedTokeni
 
 
 def preference_pairs(rows: Sequence[dict[str, Any]], tokenizer: PreTrainedTokenizerFast) -> Dataset:
-    """Pairs as `prompt_ids`, `chosen_ids`, `rejected_ids`, as TRL's preference collator reads them."""
+    """Pairs as `prompt_ids`, `chosen_ids`, `rejected_ids`, and their `length` together."""
     from datasets import Dataset
 
     prompts = chat.all_or_raise(chat.render_prompts([row["prompt"] for row in rows], tokenizer))
@@ -81,4 +101,5 @@ def preference_pairs(rows: Sequence[dict[str, Any]], tokenizer: PreTrainedTokeni
             conversation.ids[len(prompt) :]
             for prompt, conversation in zip(prompts, rendered, strict=True)
         ]
-    return Dataset.from_dict(columns)
+    lengths = [sum(map(len, parts)) for parts in zip(*columns.values(), strict=True)]
+    return Dataset.from_dict({**columns, "length": lengths})

@@ -32,11 +32,14 @@ def arguments(settings: Optimiser, compute: Compute, scratch: Path) -> dict[str,
     import torch
 
     gpu = torch.cuda.is_available()
+    rows, batches = settings.batch_size, settings.gradient_accumulation
+    if compute.pass_tokens is not None:  # passes are cut from all rows of a step
+        rows, batches = rows * batches, 1
     return {
         "output_dir": str(scratch),
-        "per_device_train_batch_size": settings.batch_size,
+        "per_device_train_batch_size": rows,
         "per_device_eval_batch_size": settings.batch_size,
-        "gradient_accumulation_steps": settings.gradient_accumulation,
+        "gradient_accumulation_steps": batches,
         "learning_rate": settings.learning_rate,
         "lr_scheduler_type": "cosine",
         "warmup_steps": settings.warmup_share,  # below 1 it is a share of all steps

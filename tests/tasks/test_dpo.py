@@ -26,19 +26,35 @@ def test_the_first_loss_is_ln_2(dpo_run: Trained) -> None:
 
 
 @pytest.mark.parametrize("loss", [0.70007, 0.6863])
-def test_a_first_loss_near_ln_2_passes(loss: float) -> None:
-    dpo.check_first_loss(loss)
+def test_a_first_loss_near_ln_2_passes(loss: float, dpo_settings: Dpo) -> None:
+    dpo.check_first_loss(loss, dpo_settings)
 
 
 @pytest.mark.parametrize("loss", [0.7002, 0.6861, 0.0])
-def test_another_first_loss_is_refused(loss: float) -> None:
+def test_another_first_loss_is_refused(loss: float, dpo_settings: Dpo) -> None:
     with pytest.raises(GateError) as caught:
-        dpo.check_first_loss(loss)
+        dpo.check_first_loss(loss, dpo_settings)
     assert str(caught.value) == (
-        f"the first DPO loss is {loss:.4f}, not ln 2 = 0.6931 within 1%: the reference policy is not "
+        f"the first DPO loss (sigmoid) is {loss:.4f}, not 0.6931 within 1%: the reference policy is not "
         "the SFT model; run `dvc repro -f sft` and look for dropout in the adapter"
     )
     assert caught.value.exit_code == 1
+
+
+@pytest.mark.parametrize(
+    ("loss", "right", "wrong"), [("hinge", 1.0, 1.02), ("ipo", 25.0, 24.7), ("sppo_hard", 50, 51)]
+)
+def test_each_loss_has_its_own_first(
+    loss: str, right: float, wrong: float, dpo_settings: Dpo
+) -> None:
+    settings = dpo_settings.model_copy(update={"loss": loss})
+    dpo.check_first_loss(right, settings)
+    with pytest.raises(GateError, match=rf"\({loss}\) is {wrong:.4f}, not {right:.4f} within 1%"):
+        dpo.check_first_loss(wrong, settings)
+
+
+def test_the_first_loss_of_a_plain_cross_entropy_is_anything(dpo_settings: Dpo) -> None:
+    dpo.check_first_loss(7.0, dpo_settings.model_copy(update={"loss": "sft"}))
 
 
 def test_what_is_written(dpo_run: Trained, sft_run: Trained, tiny_model: Path) -> None:

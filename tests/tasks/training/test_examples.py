@@ -54,13 +54,58 @@ def test_packed_blocks_hold_every_token_in_order(tokenizer: PreTrainedTokenizerF
     packed = [token for block in blocks["input_ids"] for token in block]
     assert packed == stream[: blocks.num_rows * 8]  # the short rest is left out
     assert {len(block) for block in blocks["input_ids"]} == {8}
-    assert blocks["labels"][:] == blocks["input_ids"][:]
+    starts = [0, *(at + 1 for at, token in enumerate(packed) if token == tokenizer.eos_token_id)]
+    for row, block in enumerate(blocks):
+        for at, (label, position) in enumerate(
+            zip(block["labels"], block["position_ids"], strict=True)
+        ):
+            begins = at == 0 or row * 8 + at in starts  # of a text, or of what the block has of it
+            assert label == (examples.IGNORED if begins else block["input_ids"][at])
+            assert position == (0 if begins else block["position_ids"][at - 1] + 1)
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3_text"])
+def test_a_packed_text_is_read_as_if_alone(family: str, tokenizer: PreTrainedTokenizerFast) -> None:
+    import torch
+    import transformers
+
+    config = transformers.AutoConfig.for_model(
+        family,
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=16,
+        sliding_window=4,
+        layer_types=["sliding_attention", "full_attention"],
+    )
+    torch.manual_seed(0)
+    model = transformers.AutoModelForCausalLM.from_config(config).eval()
+    texts = ["the truck is late", "held by customs", "two pallets arrived damaged, please advise"]
+    block = examples.packed_blocks(texts, tokenizer, 512)[0]
+    start = 0
+    with torch.no_grad():
+        packed = model(
+            input_ids=torch.tensor([block["input_ids"]]),
+            position_ids=torch.tensor([block["position_ids"]]),
+            use_cache=False,
+        ).logits[0]
+        for text in texts:
+            ids = [*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+            alone = model(input_ids=torch.tensor([ids]), use_cache=False).logits[0]
+            torch.testing.assert_close(
+                packed[start : start + len(ids)], alone, rtol=1e-5, atol=1e-5
+            )
+            start += len(ids)
 
 
 def test_a_text_that_fills_no_block_is_one(tokenizer: PreTrainedTokenizerFast) -> None:
     ids = tokenizer("late", add_special_tokens=False)["input_ids"]
     blocks = examples.packed_blocks(["late"], tokenizer, 512)
     assert blocks["input_ids"][:] == [[*ids, tokenizer.eos_token_id]]
+    assert blocks["position_ids"][:] == [list(range(len(ids) + 1))]
 
 
 def test_labels_are_the_answer_and_its_end(tokenizer: PreTrainedTokenizerFast) -> None:
@@ -78,7 +123,7 @@ def test_labels_are_the_answer_and_its_end(tokenizer: PreTrainedTokenizerFast) -
 def test_pairs_share_their_prompt(tokenizer: PreTrainedTokenizerFast) -> None:
     rows = pairs(3)
     found = examples.preference_pairs(rows, tokenizer)
-    assert found.column_names == ["prompt_ids", "chosen_ids", "rejected_ids"]
+    assert found.column_names == ["prompt_ids", "chosen_ids", "rejected_ids", "length"]
     for row, pair in zip(rows, found, strict=True):
         assert pair["prompt_ids"] == chat.render_prompt(row["prompt"], tokenizer)
         for side in ("chosen", "rejected"):

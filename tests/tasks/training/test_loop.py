@@ -50,12 +50,14 @@ def test_each_step_is_reported_to_the_curve_and_to_mlflow(
     points = train(load.load_model(tiny_model), settings, compute, tmp_path / "new/curve.csv")
     assert [point["step"] for point in points] == [1, 2, 3]
     assert [step for step, _ in told] == [1, 2, 3]
-    assert set(points[0]) == {"step", "loss", "learning_rate", "grad_norm"}  # nothing of the clock
+    assert set(points[0]) == {  # nothing of the clock
+        "step", "loss", "learning_rate", "grad_norm", "token_accuracy"
+    }  # fmt: skip
     for point, (_, values) in zip(points, told, strict=True):
         assert point["loss"] == round(values["loss"], 6)
     with (tmp_path / "new/curve.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert list(rows[0]) == ["step", "loss", "grad_norm", "learning_rate"]
+    assert list(rows[0]) == ["step", "loss", "grad_norm", "learning_rate", "token_accuracy"]
     assert [float(row["loss"]) for row in rows] == [point["loss"] for point in points]
 
 
