@@ -1,4 +1,4 @@
-"""Direct preference optimisation: the adapter learns to prefer good answers (Rafailov et al. 2023)."""
+"""Direct preference optimisation: the SFT model learns to prefer good answers (Rafailov et al. 2023)."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from tasks.lineage.compute import seed
 from tasks.lineage.console import log, quiet
 from tasks.lineage.stage import GateError, Metrics, Out
 from tasks.model import adapter as adapters
-from tasks.model import chat
+from tasks.model import chat, load
 from tasks.params import Compute, Dpo
-from tasks.training import examples, loop, resume
+from tasks.training import examples, loop, optimiser, resume
 
 FIRST_LOSS = math.log(2)
 """Before the first step policy and reference are the same model, so every margin is zero and the loss is
@@ -26,11 +26,11 @@ FIRST_LOSS_TOLERANCE = 0.01
 def run(
     base: Path, adapter: Path, data: Path, out: Out, curve: Out, dpo: Dpo, compute: Compute
 ) -> Metrics:
-    """Continue the SFT adapter; the reference policy is the SFT model, not the model below it."""
+    """Continue what sft trained; the reference policy is the SFT model, not the model below it."""
     if not dpo.enabled:
         adapters.copy(adapter, out)
         loop.write_curve([], curve)
-        log.info("switched off; the SFT adapter goes on unchanged")
+        log.info("switched off; what sft trained goes on unchanged")
         return {"enabled": 0}
 
     quiet()
@@ -39,15 +39,17 @@ def run(
     pairs = examples.preference_pairs(examples.read_rows(data / "preferences.jsonl"), tokenizer)
     held_out = examples.read_rows(data / "preferences_validation.jsonl")
     validation = examples.preference_pairs(held_out, tokenizer)
+    method = adapters.checked_method(base, adapter)["method"]
     model = adapters.load_trainable(base, adapter)
+    # an adapter's own start is kept beside it; all weights are held against a frozen copy
+    reference = load.load_model(adapter).requires_grad_(False) if method == "full" else None
 
-    trainer = _trainer(model, tokenizer, pairs, validation, dpo, compute)
+    trainer = _trainer(model, reference, tokenizer, pairs, validation, dpo, compute)
+    optimiser.keep_prefix(trainer, method)
     points = loop.train(trainer, "preference optimisation", curve, dpo)
     check_first_loss(points[0]["loss"])
 
-    method = adapters.read_method(adapter)["method"]
-    assert method != "none"  # tasks.params refuses dpo without sft
-    adapters.save(model, base, method, out)
+    adapters.save(model, tokenizer, base, method, out)
     return {
         "enabled": 1,
         "pairs": len(pairs),
@@ -71,7 +73,13 @@ def check_first_loss(loss: float) -> None:
 
 
 def _trainer(
-    model: Any, tokenizer: Any, pairs: Any, validation: Any, dpo: Dpo, compute: Compute
+    model: Any,
+    reference: Any,
+    tokenizer: Any,
+    pairs: Any,
+    validation: Any,
+    dpo: Dpo,
+    compute: Compute,
 ) -> Any:
     from trl.trainer.dpo_config import DPOConfig
     from trl.trainer.dpo_trainer import DPOTrainer
@@ -91,6 +99,7 @@ def _trainer(
         }
         trainer = RenderedDPOTrainer(
             model=model,
+            ref_model=reference,
             args=DPOConfig(**arguments),
             train_dataset=pairs,
             eval_dataset=validation,
