@@ -22,6 +22,7 @@ def run(
     """Write the merged model and its ONNX export. Fails when either answers differently."""
     quiet()
     seed(compute)
+    check_contract(data, base)
     prompts, asked = merging.fixed_conversations(data, base)
     trained = merging.load_unmerged(base, adapter)
     made = merging.merge(trained, base, adapter, out, prompts)

@@ -12,7 +12,7 @@ from small_runs import Trained
 
 from tasks.lineage import hashes
 from tasks.lineage.stage import StageError
-from tasks.model import adapter, load, merging
+from tasks.model import adapter, chat, load, merging
 from tasks.params import Sft
 
 pytest_plugins = ("small_runs",)
@@ -80,12 +80,13 @@ def test_it_is_saved_and_loaded_to_the_bit(
         for value in model.parameters():
             if value.requires_grad:
                 value.normal_(std=0.1)
-    adapter.save(model, tiny_model, "lora", tmp_path / "a")
+    tokenizer = chat.load_tokenizer(tiny_model)
+    adapter.save(model, tokenizer, tiny_model, "lora", tmp_path / "a")
     config = json.loads((tmp_path / "a/adapter_config.json").read_text())
     assert config["base_model_name_or_path"] is None
 
     again = adapter.load_trainable(tiny_model, tmp_path / "a")
-    adapter.save(again, tiny_model, "lora", tmp_path / "b")
+    adapter.save(again, tokenizer, tiny_model, "lora", tmp_path / "b")
     assert hashes.manifest(tmp_path / "a") == hashes.manifest(tmp_path / "b")
     ids = [[5, 6, 7, 8]]
     assert merging.divergence(model, again, ids) == (0.0, 1.0)
