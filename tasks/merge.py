@@ -29,13 +29,13 @@ def run(
     _tell(made)
     check_contract(data, out)
 
-    answered = merging.greedy(trained, asked, CONTINUED)
     merged = load.load_model(out)
+    answered = merging.greedy(merged, asked, CONTINUED)
     metrics = {
         "into": made.into,
         **{f"{way}_same_token": round(same, 2) for way, (_, same) in made.compared.items()},
         **compared("merged", merging.divergence(trained, merged, prompts), merge),
-        "merged_same_answer": round(merging.same_continuations(merged, asked, answered), 2),
+        "merged_same_answer": round(merging.same_continuations(trained, asked, answered), 2),
     }
     onnx.mkdir(parents=True)
     if not merge.onnx:
