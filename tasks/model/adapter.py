@@ -93,21 +93,26 @@ def put_lora_on(model: PreTrainedModel, settings: CptLora) -> PeftModel:
 
 
 def load_trainable(base: Path, adapter: Path) -> Any:
-    """A model with what training continues."""
+    """A model with what training continues, without dropout: before the first step of DPO the policy has
+    to say what the reference policy says."""
+    import torch
     from peft import PeftConfig, PeftModel, get_peft_model, load_peft_weights
     from peft import set_peft_model_state_dict as put_weights
 
     method = checked_method(base, adapter)["method"]
     if method == "full":
-        return trainable_in_float32(load.load_model(adapter))
-    model = load_base(base, method)
-    if method not in PROMPT_METHODS:
-        return trainable_in_float32(PeftModel.from_pretrained(model, adapter, is_trainable=True))
-    config = PeftConfig.from_pretrained(str(adapter))  # PEFT itself loads these to be read alone
-    config.inference_mode = False
-    adapted = get_peft_model(model, config)
-    put_weights(adapted, load_peft_weights(str(adapter)))
-    return trainable_in_float32(adapted)
+        model: Any = load.load_model(adapter)
+    elif method in PROMPT_METHODS:
+        config = PeftConfig.from_pretrained(str(adapter))
+        config.inference_mode = False  # PEFT itself loads these to be read alone
+        model = get_peft_model(load_base(base, method), config)
+        put_weights(model, load_peft_weights(str(adapter)))
+    else:
+        model = PeftModel.from_pretrained(load_base(base, method), adapter, is_trainable=True)
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    return trainable_in_float32(model)
 
 
 def counts(model: Any) -> tuple[int, int]:
