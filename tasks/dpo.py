@@ -1,4 +1,4 @@
-"""Direct preference optimisation: the adapter learns to prefer good answers (Rafailov et al. 2023)."""
+"""Direct preference optimisation: the SFT model learns to prefer good answers (Rafailov et al. 2023)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tasks.lineage.stage import GateError, Metrics, Out
 from tasks.model import adapter as adapters
 from tasks.model import chat
 from tasks.params import Compute, Dpo
-from tasks.training import examples, loop, preferences, resume
+from tasks.training import examples, loop, optimiser, preferences, resume
 
 FIRST_LOSS_TOLERANCE = 0.01
 
@@ -21,11 +21,11 @@ FIRST_LOSS_TOLERANCE = 0.01
 def run(
     base: Path, adapter: Path, data: Path, out: Out, curve: Out, dpo: Dpo, compute: Compute
 ) -> Metrics:
-    """Continue the SFT adapter; the reference policy is the SFT model, not the model below it."""
+    """Continue what sft trained; the reference policy is the SFT model, not the model below it."""
     if not dpo.enabled:
         adapters.copy(adapter, out)
         loop.write_curve([], curve)
-        log.info("switched off; the SFT adapter goes on unchanged")
+        log.info("switched off; what sft trained goes on unchanged")
         return {"enabled": 0}
 
     quiet()
@@ -34,15 +34,15 @@ def run(
     pairs = examples.preference_pairs(examples.read_rows(data / "preferences.jsonl"), tokenizer)
     held_out = examples.read_rows(data / "preferences_validation.jsonl")
     validation = examples.preference_pairs(held_out, tokenizer)
+    method = adapters.checked_method(base, adapter)["method"]
     model = adapters.load_trainable(base, adapter)
 
     trainer = _trainer(model, tokenizer, pairs, validation, dpo, compute)
+    optimiser.keep_prefix(trainer, method)
     points = loop.train(trainer, "preference optimisation", curve, dpo)
     check_first_loss(points[0]["loss"], dpo)
 
-    method = adapters.read_method(adapter)["method"]
-    assert method != "none"  # tasks.params refuses dpo without sft
-    adapters.save(model, base, method, out)
+    adapters.save(model, tokenizer, base, method, out)
     return {
         "enabled": 1,
         "pairs": len(pairs),

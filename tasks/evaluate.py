@@ -67,7 +67,7 @@ def run(
     tracking.log_input("test", data / "test.jsonl", "evaluation")
 
     with _workshop(report) as folder:
-        models = _models(base, cpt, sft, merged, onnx, evaluate, folder)
+        models = _models(base, cpt, sft, merged, onnx, data, evaluate, folder)
         held = contest.hold(models, rows, _material(data), by, evaluate, compute.threads)
         numbers = scoring.measured(rows, held.answers, contaminated, by)
         known = harness.run(
@@ -115,17 +115,25 @@ def _workshop(report: Path) -> Iterator[Path]:
 
 
 def _models(
-    base: Path, cpt: Path, sft: Path, merged: Path, onnx: Path, evaluate: Evaluate, folder: Path
+    base: Path,
+    cpt: Path,
+    sft: Path,
+    merged: Path,
+    onnx: Path,
+    data: Path,
+    evaluate: Evaluate,
+    folder: Path,
 ) -> dict[str, Exported]:
     """A complete model for each candidate that is one, exported where the engine asks for that."""
-    from tasks.model.merging import merge
+    from tasks.model import merging
 
     models = {BASE: Exported(base, None)}
     if evaluate.champion:
         found = champion.bring(evaluate.champion)
         models[CHAMPION] = Exported(found.merged, found.onnx)
     log.info("making a complete model of %s and %s", cpt, sft)
-    merge(base=cpt, adapter=sft, out=folder / "sft")
+    prompts, _ = merging.fixed_conversations(data, cpt)
+    merging.merge(merging.load_unmerged(cpt, sft), cpt, sft, folder / "sft", prompts)
     models |= {"cpt": Exported(cpt, None), "sft": Exported(folder / "sft", None)}
     if evaluate.engine in candidates.EXPORTED_ENGINES:
         return candidates.export({**models, FINAL: Exported(merged, onnx)}, onnx, folder)

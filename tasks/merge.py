@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 from pathlib import Path
 
@@ -13,8 +12,8 @@ from tasks.lineage.stage import GateError, Metrics, Out
 from tasks.model import chat, load, merging
 from tasks.params import Compute, Merge
 
-PROMPTS = 16
-"""How many test conversations the models are compared on."""
+CONTINUED = 16
+"""Tokens of the greedy answers that are compared."""
 
 
 def run(
@@ -23,14 +22,21 @@ def run(
     """Write the merged model and its ONNX export. Fails when either answers differently."""
     quiet()
     seed(compute)
-    merging.merge(base, adapter, out)
-
+    check_contract(data, base)
+    prompts, asked = merging.fixed_conversations(data, base)
+    trained = merging.load_unmerged(base, adapter)
+    made = merging.merge(trained, base, adapter, out, prompts)
+    _tell(made)
     check_contract(data, out)
-    prompts = fixed_conversations(data, out)
+
     merged = load.load_model(out)
-    metrics = compared(
-        "merged", merging.divergence(merging.load_unmerged(base, adapter), merged, prompts), merge
-    )
+    answered = merging.greedy(merged, asked, CONTINUED)
+    metrics = {
+        "into": made.into,
+        **{f"{way}_same_token": round(same, 2) for way, (_, same) in made.compared.items()},
+        **compared("merged", merging.divergence(trained, merged, prompts), merge),
+        "merged_same_answer": round(merging.same_continuations(trained, asked, answered), 2),
+    }
     onnx.mkdir(parents=True)
     if not merge.onnx:
         log.info("ONNX export switched off; the merged model is what is served")
@@ -38,10 +44,30 @@ def run(
     from tasks.model.export import export_onnx
 
     export_onnx([(out, onnx)], merge.onnx_precision)
+    check_contract(data, onnx)
     size = sum(file.stat().st_size for file in onnx.iterdir())
     log.info("exported to ONNX: %.1f MB, %s", size / 1e6, merge.onnx_precision)
     served = merging.OnnxLogits(onnx, compute.threads)
-    return metrics | compared("onnx", merging.divergence(merged.cpu(), served, prompts), merge)
+    return metrics | {
+        **compared("onnx", merging.divergence(merged.cpu(), served, prompts), merge),
+        "onnx_same_answer": round(merging.same_continuations(served, asked, answered), 2),
+    }
+
+
+def _tell(made: merging.Merged) -> None:
+    for way, (kl, same) in made.compared.items():
+        log.info("folded into %s weights: KL %.2g, same token %.2f%%", way, kl, 100 * same)
+        tracking.log_metrics({f"{way}_kl": kl})
+    log.info(
+        "%s",
+        {
+            "original": "the adapter is in the weights",
+            "nf4": "the adapter is in the weights as NF4 gives them back",
+            "weights": "there is no adapter to fold: the weights are what was trained",
+            "adapter": "virtual tokens cannot be folded into weights: they lie beside them, and the "
+            "model is served with transformers and PEFT",
+        }[made.into],
+    )
 
 
 def compared(what: str, found: tuple[float, float], merge: Merge) -> dict[str, float]:
@@ -63,15 +89,6 @@ _REMEDIES = {
     "merged": "check that bitsandbytes quantises alike each time: `dvc repro -f sft`",
     "onnx": "set merge.onnx_precision to fp32, or merge.onnx to false to serve the merged model",
 }
-
-
-def fixed_conversations(data: Path, model: Path) -> list[list[int]]:
-    """Token ids of the first test conversations, answers included."""
-    tokenizer = chat.load_tokenizer(model)
-    with (data / "test.jsonl").open(encoding="utf-8") as lines:
-        rows = [json.loads(line) for line in itertools.islice(lines, PROMPTS)]
-    rendered = chat.all_or_raise(chat.render_many([row["messages"] for row in rows], tokenizer))
-    return [conversation.ids for conversation in rendered]
 
 
 def check_contract(data: Path, model: Path) -> None:

@@ -26,6 +26,11 @@ from ruamel.yaml.reader import ReaderError
 
 from tasks.dataset import places
 
+PROMPT_METHODS = ("prompt_tuning", "prefix_tuning")
+"""Values of sft.method that no weight of the model takes up."""
+LINEAR_ALONE = ("adalora", "ia3")
+"""Values of sft.method that PEFT has for linear layers, not for embeddings."""
+
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -203,16 +208,48 @@ class Validated(Training):
     patience: Count | None
 
 
+Targets = Literal["all-linear"] | Annotated[list[str], Field(min_length=1)]
+
+
+class CptLora(Section):
+    r: Count
+    alpha: Count
+    target_modules: Targets
+
+
 class Cpt(Training):
+    method: Literal["full", "lora"]
+    lora: CptLora
     block_tokens: Annotated[int, Field(ge=16)]
 
 
+class AdaLora(Section):
+    initial_ratio: Annotated[float, Field(gt=1)]
+    warmup_share: Annotated[float, Field(ge=0, lt=1)]
+    final_share: Annotated[float, Field(ge=0, lt=1)]
+    orthogonality: NotNegative
+
+
 class Sft(Validated):
-    method: Literal["qlora", "lora"]
+    method: Literal[
+        "full",
+        "lora",
+        "qlora",
+        "dora",
+        "rslora",
+        "lora_plus",
+        "adalora",
+        "ia3",
+        "prompt_tuning",
+        "prefix_tuning",
+    ]
     lora_r: Count
     lora_alpha: Count
     lora_dropout: Annotated[float, Field(ge=0, lt=1)]
-    target_modules: Literal["all-linear"] | Annotated[list[str], Field(min_length=1)]
+    target_modules: Targets
+    lora_plus_ratio: Annotated[float, Field(ge=1)]
+    adalora: AdaLora
+    virtual_tokens: Count
 
 
 DpoLoss = Literal[
@@ -830,6 +867,42 @@ def _check_engine(values: Mapping[str, Any]) -> Iterator[tuple[Loc, str]]:
         yield ("evaluate", "engine"), f"is {engine}, but merge.onnx is false; say transformers"
 
 
+def _check_method(values: Mapping[str, Any]) -> Iterator[tuple[Loc, str]]:
+    sft = values["sft"]
+    method = sft["method"]
+    if not sft["enabled"]:
+        return
+    embeddings = [name for name in EMBEDDINGS if name in sft["target_modules"]]
+    if method in LINEAR_ALONE and embeddings:
+        text = f"holds {embeddings[0]}, an embedding, and {method} adapts linear layers alone"
+        yield ("sft", "target_modules"), f"{text}; take it out, or use lora"
+    if method == "adalora":
+        yield from _check_ranks(sft)
+    if method in PROMPT_METHODS:
+        why = f"sft.method is {method}, which no weight takes up"
+        if values["merge"]["onnx"] is not False:
+            yield ("merge", "onnx"), f"is true, but {why}, so ONNX cannot hold it; say false"
+        if values["evaluate"]["engine"] != "transformers":
+            engine = values["evaluate"]["engine"]
+            yield ("evaluate", "engine"), f"is {engine}, but {why}; say transformers"
+
+
+def _check_ranks(sft: Mapping[str, Any]) -> Iterator[tuple[Loc, str]]:
+    settled = sft["adalora"]["warmup_share"] + sft["adalora"]["final_share"]
+    if settled >= 1:
+        text = (
+            f"is {sft['adalora']['final_share']}, which with warmup_share leaves no step in which"
+        )
+        yield ("sft", "adalora", "final_share"), f"{text} ranks fall; lower one of them"
+    if sft["patience"] is not None:
+        text = f"is {sft['patience']}, but adalora settles its ranks by the planned number of steps"
+        yield ("sft", "patience"), f"{text}; say null"
+
+
+EMBEDDINGS = ("embed_tokens", "wte", "word_embeddings", "embed_in")
+"""What models call the table of their token embeddings."""
+
+
 def _check_judge(values: Mapping[str, Any]) -> Iterator[tuple[Loc, str]]:
     judge = values["judge"]
     if judge["endpoint"] is not None and judge["model"] is None:
@@ -896,6 +969,11 @@ def _check_lengths(values: Mapping[str, Any]) -> Iterator[tuple[Loc, str]]:
         length = values[loc[0]][loc[1]]
         if length > context:
             yield loc, f"is {length}, more than base.scratch.context ({context}); lower it"
+    sft, longest = values["sft"], values["format"]["max_tokens"]
+    prompts = sft["enabled"] and sft["method"] in PROMPT_METHODS
+    if prompts and context - sft["virtual_tokens"] < longest <= context:
+        text = f"is {sft['virtual_tokens']}, which with format.max_tokens ({longest}) is more than"
+        yield ("sft", "virtual_tokens"), f"{text} base.scratch.context ({context}); lower one"
 
 
 _CHECKS: tuple[Callable[[Mapping[str, Any]], Iterator[tuple[Loc, str]]], ...] = (
@@ -910,6 +988,7 @@ _CHECKS: tuple[Callable[[Mapping[str, Any]], Iterator[tuple[Loc, str]]], ...] = 
     _check_margins,
     _check_prompts,
     _check_engine,
+    _check_method,
     _check_judge,
     _check_opponent,
     _check_ranges,

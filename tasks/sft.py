@@ -1,4 +1,4 @@
-"""Supervised fine-tuning: an adapter learns to give the answers."""
+"""Supervised fine-tuning: an adapter, or the whole model, learns to give the answers."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from tasks.lineage.compute import seed
 from tasks.lineage.console import log, quiet
 from tasks.lineage.stage import Metrics, Out
 from tasks.model import adapter, chat
-from tasks.params import Compute, Sft
-from tasks.training import examples, loop, passes, resume
+from tasks.params import PROMPT_METHODS, Compute, Sft
+from tasks.training import examples, handoff, loop, optimiser, passes, resume
 
 
 def run(base: Path, data: Path, out: Out, curve: Out, sft: Sft, compute: Compute) -> Metrics:
-    """Train an adapter on the CPT model; the loss is over the assistant's tokens alone."""
+    """Train the CPT model by sft.method; the loss is over the assistant's tokens alone."""
     if not sft.enabled:
         adapter.write_none(base, out)
         loop.write_curve([], curve)
@@ -28,17 +28,26 @@ def run(base: Path, data: Path, out: Out, curve: Out, sft: Sft, compute: Compute
     tokenizer = chat.load_tokenizer(base)
     train = examples.supervised_chats(examples.read_rows(data / "train.jsonl"), tokenizer)
     validation = examples.supervised_chats(examples.read_rows(data / "validation.jsonl"), tokenizer)
-    model = adapter.new(base, sft)
-    trained, total = model.get_nb_trainable_parameters()
+    model = adapter.load_base(base, sft.method)
+    fixed = validation["input_ids"][: handoff.PROMPTS]
+    handed_on = handoff.next_tokens(model, fixed)
+    model = adapter.put_on(model, sft)
+    trained, total = adapter.counts(model)
     log.info(
         "%s: %d rows; %.2f%% of %d weights", sft.method, len(train), 100 * trained / total, total
     )
 
     trainer = _trainer(model, tokenizer, train, validation, sft, compute)
+    optimiser.prepare(trainer, sft)
+    if sft.method in PROMPT_METHODS:
+        log.info("%s: virtual tokens change answers before the first step", sft.method)
+    else:
+        start = handoff.next_tokens(trainer.model, fixed)
+        handoff.check(handed_on, start, handoff.EXACT, "the start of sft", _START)
     points = loop.train(trainer, "supervised fine-tuning", curve, sft)
     log.info("validation loss %.4f, of step %d", trainer.best.loss, trainer.best.step)
 
-    adapter.save(model, base, sft.method, out)
+    adapter.save(model, tokenizer, base, sft.method, out)
     return {
         "enabled": 1,
         "rows": len(train),
@@ -49,6 +58,9 @@ def run(base: Path, data: Path, out: Out, curve: Out, sft: Sft, compute: Compute
         "validation_loss": trainer.best.loss,
         "best_step": trainer.best.step,
     }
+
+
+_START = "run `dvc repro -f cpt`, and check that models/cpt is what it wrote: `dvc status cpt`"
 
 
 def _trainer(

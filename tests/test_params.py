@@ -118,8 +118,8 @@ ONE_FAULT = [
      "is 0, must be greater than or equal to 1"),
     ("not finite", ("  max_kl: 1.0e-4", "  max_kl: .inf"), "merge.max_kl",
      "is inf, must be a finite number"),
-    ("none of the words", ("  method: qlora", "  method: full"), "sft.method",
-     "is 'full', must be 'qlora' or 'lora'"),
+    ("none of the words", ("  method: full", "  method: lorra"), "cpt.method",
+     "is 'lorra', must be 'full' or 'lora'"),
     ("a float in quotes", ("  beta: 0.1", '  beta: "1e-1"'), "dpo.beta",
      "is '1e-1', must be a number (write 2.0e-4, with a point and without quotes)"),
     ("a date without quotes", ('    test_from: "2026-08-31"', "    test_from: 2026-08-31"),
@@ -473,6 +473,24 @@ def test_a_fault_found_elsewhere_is_told_the_same_way(
         ),
         ("  onnx: true", "  onnx: false", "is onnx, but merge.onnx is false; say transformers"),
         (
+            "  method: qlora",
+            "  method: prompt_tuning",
+            "merge.onnx: is true, but sft.method is prompt_tuning, which no weight takes up, so ONNX "
+            "cannot hold it; say false",
+        ),
+        (
+            "  method: qlora",
+            "  method: prefix_tuning",
+            "evaluate.engine: is onnx, but sft.method is prefix_tuning, which no weight takes up; say "
+            "transformers",
+        ),
+        (
+            "  method: qlora",
+            "  method: ia3",
+            "sft.target_modules: holds embed_tokens, an embedding, and ia3 adapts linear layers alone; "
+            "take it out, or use lora",
+        ),
+        (
             "  engine: onnx",
             "  engine: vlm",
             "is 'vlm', must be 'onnx', 'genai', 'transformers' or 'vllm'",
@@ -546,6 +564,20 @@ def test_rules_between_keys(
     old: str, new: str, said: str, faults: Callable[..., list[str]]
 ) -> None:
     assert any(said in fault for fault in faults((old, new)))
+
+
+def test_what_adalora_cannot_do(faults: Callable[..., list[str]]) -> None:
+    found = faults(
+        ("  method: qlora", "  method: adalora"),
+        ("    final_share: 0.3", "    final_share: 0.95"),
+        ("down_proj, embed_tokens]", "down_proj]"),
+        ("are kept\n  patience: null", "are kept\n  patience: 2"),
+    )
+    assert [fault.partition(": ")[2] for fault in found[1:]] == [
+        "sft.adalora.final_share: is 0.95, which with warmup_share leaves no step in which ranks fall; "
+        "lower one of them",
+        "sft.patience: is 2, but adalora settles its ranks by the planned number of steps; say null",
+    ]
 
 
 def test_a_wrong_type_hides_no_other_fault(faults: Callable[..., list[str]]) -> None:

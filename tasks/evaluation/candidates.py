@@ -23,6 +23,7 @@ from tasks.lineage.stage import StageError
 from tasks.model import chat, engines
 from tasks.model.engines import Engine, Ids, Likelihood, OnDone, TransformersEngine
 from tasks.model.export import export_onnx, exported_precision
+from tasks.model.load import ADAPTER, virtual_tokens
 from tasks.params import Retrieval
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ _DECIDES_ANSWERS = (
     "generation_config.json",
     "tokenizer.json",
     "chat_template.jinja",
+    f"{ADAPTER}/*",
 )
 _OF_THE_LOADER = ("is_local", "local_files_only", "name_or_path")
 """Keys of tokenizer_config.json that tell how it was read, not what it does."""
@@ -120,7 +122,8 @@ def _context(folder: Path) -> int:
     from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(folder, local_files_only=True).get_text_config()
-    return int(getattr(config, "max_position_embeddings", None) or sys.maxsize)
+    context = int(getattr(config, "max_position_embeddings", None) or sys.maxsize)
+    return context - virtual_tokens(folder)
 
 
 def last_answer(mask: Sequence[int]) -> list[int]:

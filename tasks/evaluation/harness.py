@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.lineage.stage import StageError
+from tasks.model.load import ADAPTER
 
 BATCH = 8
 Numbers = dict[str, dict[str, dict[str, float]]]
@@ -50,6 +51,7 @@ def run(models: Mapping[str, Path], names: Sequence[str], limit: int, seed: int)
                 model="hf",
                 model_args={
                     "pretrained": str(folder),
+                    **({"peft": str(folder / ADAPTER)} if (folder / ADAPTER).is_dir() else {}),
                     "dtype": "float32",
                     "trust_remote_code": False,
                 },

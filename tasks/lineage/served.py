@@ -111,9 +111,15 @@ class _TransformersEngine:
         model: Any = AutoModelForCausalLM.from_pretrained(
             folder, local_files_only=True, use_safetensors=True, dtype="float32"
         )
-        self._model = model.eval()
         self._ends = _as_set(model.generation_config.eos_token_id)
         self._context: int = model.config.get_text_config().max_position_embeddings
+        virtual = folder / "adapter"  # tokens that were trained, to stand before each prompt
+        if virtual.is_dir():
+            from peft import PeftModel
+
+            model = PeftModel.from_pretrained(model, virtual)
+            self._context -= model.active_peft_config.num_virtual_tokens
+        self._model = model.eval()
 
     def answer(self, prompt: Sequence[int], max_new_tokens: int) -> list[int]:
         import torch

@@ -28,6 +28,7 @@ from tasks.params import Register
 _NEEDED = ("mlflow", "pandas", "transformers", "tokenizers", "jinja2")
 _NEEDED_FOR_ONNX = ("numpy", "onnxruntime", "onnxruntime-genai")
 _NEEDED_FOR_TORCH = ("torch", "safetensors", "accelerate")
+_NEEDED_FOR_VIRTUAL_TOKENS = ("peft",)
 
 
 @dataclass(frozen=True)
@@ -252,6 +253,8 @@ def requirements(candidate: Candidate) -> list[str]:
     }
     onnx = candidate.served == candidate.onnx
     needed = sorted((*_NEEDED, *(_NEEDED_FOR_ONNX if onnx else _NEEDED_FOR_TORCH)))
+    if not onnx and (candidate.merged / "adapter").is_dir():
+        needed = sorted((*needed, *_NEEDED_FOR_VIRTUAL_TOKENS))
     if missing := [name for name in needed if name not in pinned]:
         raise StageError(
             f"{candidate.environment_lock} does not pin {', '.join(missing)}, which serving needs; "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,8 +10,12 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
+ADAPTER = "adapter"
+"""Folder inside a model's, of virtual tokens that were trained and that no weight can take up."""
+
+
 def load_model(folder: Path) -> PreTrainedModel:
-    """A model in float32 on a CPU, in its own type on a GPU."""
+    """A model in float32 on a CPU, in its own type on a GPU, with the virtual tokens of its folder."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -18,7 +23,20 @@ def load_model(folder: Path) -> PreTrainedModel:
     model = AutoModelForCausalLM.from_pretrained(
         folder, dtype=dtype, local_files_only=True, use_safetensors=True
     )
-    return model.to(device())
+    model = model.to(device())
+    if (folder / ADAPTER).is_dir():
+        from peft import PeftModel
+
+        model = PeftModel.from_pretrained(model, folder / ADAPTER)
+    return model
+
+
+def virtual_tokens(folder: Path) -> int:
+    """How many learned vectors a model's folder puts before each conversation."""
+    config = folder / ADAPTER / "adapter_config.json"
+    if not config.is_file():
+        return 0
+    return int(json.loads(config.read_text(encoding="utf-8"))["num_virtual_tokens"])
 
 
 def load_quantised(folder: Path) -> PreTrainedModel:

@@ -2,44 +2,151 @@
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Sequence
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+from tasks.lineage import hashes
 from tasks.lineage.stage import StageError
 from tasks.model import adapter as adapters
 from tasks.model import chat, load, source
+from tasks.params import PROMPT_METHODS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+PROMPTS = 16
+"""How many test conversations models are compared on."""
 
-def merge(base: Path, adapter: Path, out: Path) -> None:
+
+@dataclass(frozen=True)
+class Merged:
+    """How a complete model was made."""
+
+    into: str
+    """original: the weights below the adapter; nf4: those after the way to NF4 and back; weights: there
+    was no adapter to fold; adapter: it stands beside the weights, since no weight can take it up."""
+    compared: dict[str, tuple[float, float]]
+    """What `divergence` found, by weights that the adapter was folded into, where there was a choice."""
+
+
+def merge(
+    trained: Any, base: Path, adapter: Path, out: Path, prompts: Sequence[list[int]]
+) -> Merged:
     """Write base and adapter as one complete model folder.
 
-    A QLoRA adapter was trained on weights that went to NF4 and back, so it is those that it is folded
-    into; folding it into the original weights would give another model than the one that was trained.
+    An adapter of QLoRA was trained on weights that went to NF4 and back.  Folded into those it gives the
+    trained model; folded into the original weights it gives another one, most often a worse match.  Both
+    are compared with the trained model, and the closer one is written.
+
+    Virtual tokens are no part of any weight: their folder has the base model, and what was trained in
+    `adapter`, which `load.load_model` puts on.
+
+    Args:
+        trained: the model as it was trained, of `load_unmerged`.
+        prompts: token ids that ways of folding are compared on.
+
+    Raises:
+        StageError: when the adapter changes nothing or does not belong to the model.
     """
     method = adapters.checked_method(base, adapter)["method"]
+    if method in PROMPT_METHODS:
+        _check_changes_answers(trained, adapter, prompts)
+        shutil.copytree(base, out)
+        kept = shutil.ignore_patterns(adapters.METHOD)
+        shutil.copytree(adapter, out / load.ADAPTER, ignore=kept)
+        source.write_manifest(out)
+        return Merged("adapter", {})
+    if method == "full":
+        _check_other_weights(base, adapter)
+        shutil.copytree(adapter, out, ignore=shutil.ignore_patterns(adapters.METHOD))
+        return Merged("weights", {})
     tokenizer = chat.load_tokenizer(base)
-    model = load.load_model(base)
-    if method == "qlora":
-        _through_nf4(model, base)
-    if method != "none":
-        model = _fold(model, adapter)
-    source.save(model, tokenizer, out)
+    if method == "none":
+        source.save(load.load_model(base), tokenizer, out)
+        source.write_manifest(out)
+        return Merged("weights", {})
+
+    ways = ["original", "nf4"] if method == "qlora" else ["original"]
+    compared: dict[str, tuple[float, float]] = {}
+    folded = None
+    if len(ways) > 1:
+        for way in ways:
+            folded = None  # one at a time in memory
+            folded = _folded(way, trained, base, adapter)
+            compared[way] = divergence(trained, folded, prompts)
+    best = min(reversed(ways), key=lambda way: compared[way][0]) if compared else ways[0]
+    if folded is None or best != ways[-1]:
+        folded = _folded(best, trained, base, adapter)
+    source.save(folded, tokenizer, out)
     source.write_manifest(out)
+    return Merged(best, compared)
 
 
 def load_unmerged(base: Path, adapter: Path) -> Any:
-    """The model as it was trained: adapter beside the (quantised) weights."""
+    """The model as it was trained: adapter beside the (quantised) weights, or all weights of its own."""
     from peft import PeftModel
 
     method = adapters.checked_method(base, adapter)["method"]
+    if method == "full":
+        return load.load_model(adapter)
     model = adapters.load_base(base, method)
     return model if method == "none" else PeftModel.from_pretrained(model, adapter)
+
+
+def fixed_conversations(data: Path, model: Path) -> tuple[list[list[int]], list[list[int]]]:
+    """Token ids of the first test conversations with their answers, and of what asks for the last."""
+    tokenizer = chat.load_tokenizer(model)
+    with (data / "test.jsonl").open(encoding="utf-8") as lines:
+        rows = [json.loads(line) for line in itertools.islice(lines, PROMPTS)]
+    turns = [row["messages"] for row in rows]
+    rendered = chat.all_or_raise(chat.render_many(turns, tokenizer))
+    asked = chat.all_or_raise(chat.render_prompts([turn[:-1] for turn in turns], tokenizer))
+    return [conversation.ids for conversation in rendered], asked
+
+
+def greedy(model: Any, prompts: Sequence[list[int]], new: int) -> list[list[int]]:
+    """Each prompt with its greedy continuation behind, of `new` tokens or up to an end of text."""
+    import torch
+    from transformers import GenerationConfig
+
+    ends = model.generation_config.eos_token_id
+    settings = GenerationConfig(
+        max_new_tokens=new, do_sample=False, eos_token_id=ends, pad_token_id=0
+    )
+    continued = []
+    with torch.no_grad():
+        for ids in prompts:
+            batch = torch.tensor([ids], device=model.device)
+            found = model.generate(
+                batch, attention_mask=torch.ones_like(batch), generation_config=settings
+            )
+            continued.append(found[0].tolist())
+    return continued
+
+
+def same_continuations(
+    model: Any, prompts: Sequence[list[int]], continued: Sequence[list[int]]
+) -> float:
+    """Share of prompts that a model continues greedily with these same tokens.
+
+    One pass over prompt and continuation tells that: its greedy answer is the same if and only if each
+    token of it is the likeliest after those before it.
+    """
+    import torch
+
+    same = 0
+    with torch.no_grad():
+        for prompt, whole in zip(prompts, continued, strict=True):
+            batch = torch.tensor([whole[:-1]])
+            likeliest = _logits(model, batch)[len(prompt) - 1 :].argmax(-1)
+            same += likeliest.tolist() == whole[len(prompt) :]
+    return same / len(prompts)
 
 
 def divergence(model: Any, other: Any, prompts: Sequence[list[int]]) -> tuple[float, float]:
@@ -66,8 +173,13 @@ def divergence(model: Any, other: Any, prompts: Sequence[list[int]]) -> tuple[fl
 def _log_probabilities(model: Any, batch: Any) -> Any:
     import torch
 
+    return torch.log_softmax(_logits(model, batch).double(), dim=-1).cpu()
+
+
+def _logits(model: Any, batch: Any) -> Any:
+    """Of the given tokens alone, not of virtual ones before them."""
     logits = model(input_ids=batch.to(getattr(model, "device", "cpu"))).logits[0]
-    return torch.log_softmax(logits.double(), dim=-1).cpu()
+    return logits[-batch.shape[1] :]
 
 
 class OnnxLogits:
@@ -98,20 +210,27 @@ class OnnxLogits:
         return SimpleNamespace(logits=torch.from_numpy(logits))
 
 
-def _through_nf4(model: PreTrainedModel, base: Path) -> None:
+def _folded(way: str, trained: Any, base: Path, adapter: Path) -> PreTrainedModel:
+    """The base model with the adapter in its weights."""
+    model = load.load_model(base)
+    if way == "nf4":
+        _through_nf4(model, trained)
+    return _fold(model, adapter)
+
+
+def _through_nf4(model: PreTrainedModel, trained: Any) -> None:
     """Replace each weight that training saw quantised by its value after the round trip."""
     import bitsandbytes as bnb
     import torch
 
-    quantised = load.load_quantised(base)
     layers = {
-        name: module
-        for name, module in quantised.named_modules()
+        name.removesuffix(".base_layer"): module
+        for name, module in trained.get_base_model().named_modules()
         if isinstance(module, bnb.nn.Linear4bit)
     }
     if not layers:
         raise StageError(
-            f"no layer of {base} was quantised, though the adapter is QLoRA; "
+            "no layer of the trained model is quantised, though the adapter is QLoRA; "
             "check that bitsandbytes works here: `python -m bitsandbytes`"
         )
     own = dict(model.named_modules())
@@ -122,7 +241,7 @@ def _through_nf4(model: PreTrainedModel, base: Path) -> None:
 
 
 def _fold(model: PreTrainedModel, adapter: Path) -> PreTrainedModel:
-    """Add the adapter's product to the weights, and prove that every tensor of it arrived."""
+    """Add what the adapter does to the weights, and prove that every tensor of it arrived."""
     from peft import PeftModel, get_peft_model_state_dict
     from safetensors.torch import load_file
 
@@ -135,10 +254,44 @@ def _fold(model: PreTrainedModel, adapter: Path) -> PreTrainedModel:
             f"{len(strange)} of {len(stored)} tensors of {adapter} belong to no module of the model, "
             f"the first {strange[0]}; run `dvc repro -f sft`"
         )
-    # LoRA starts with one factor at zero: B of a linear layer, A of an embedding.
-    if not any(stored[name].any() for name in stored if name.endswith(_FIRST_ZERO)):
-        raise StageError(f"{adapter} changes nothing: it was never trained; run `dvc repro -f sft`")
+    if not _changes_weights(stored):
+        raise StageError(_CHANGES_NOTHING.format(adapter))
     return wrapped.merge_and_unload()
 
 
-_FIRST_ZERO = ("lora_B.weight", "lora_embedding_A")
+_CHANGES_NOTHING = "{} changes nothing: it was never trained; run `dvc repro -f sft`"
+
+
+def _changes_weights(stored: Mapping[str, Any]) -> bool:
+    """Whether tensors of an adapter do anything: (IA)3 scales by other factors than 1, and LoRA and its
+    kin, which begin with one factor at zero, have a module whose factors both are not."""
+    if any((value != 1).any() for name, value in stored.items() if name.endswith("ia3_l")):
+        return True
+    return any(
+        value.any() and stored[name.replace("_A", "_B")].any()
+        for name, value in stored.items()
+        if name.endswith(("lora_A.weight", "lora_embedding_A"))
+    )
+
+
+def _check_other_weights(base: Path, trained: Path) -> None:
+    """Raise unless weights that were all trained are others than before."""
+    before, after = (
+        {file.name: hashes.file_hash(file, "sha256") for file in folder.glob("*.safetensors")}
+        for folder in (base, trained)
+    )
+    if before == after:
+        raise StageError(_CHANGES_NOTHING.format(trained))
+
+
+def _check_changes_answers(trained: Any, adapter: Path, prompts: Sequence[list[int]]) -> None:
+    """Raise unless virtual tokens are read: with them a model answers otherwise than without."""
+    import torch
+
+    batch = torch.tensor([prompts[0]])
+    with torch.no_grad():
+        with_it = _logits(trained, batch)
+        with trained.disable_adapter():
+            without = _logits(trained, batch)
+    if torch.equal(with_it, without):
+        raise StageError(_CHANGES_NOTHING.format(adapter))

@@ -122,26 +122,7 @@ def supervised(
     else:
         scored = _by_own_forward(model, inputs, places, tokens)
         total, likeliest = scored.log_probs.sum(), scored.likeliest
-    loss = -total / max(items, 1)
-    extra = orthogonality(model)
-    # Of a batch in several passes each adds its share, all together the whole.
-    return loss if extra is None else loss + extra * len(tokens) / max(items, 1), likeliest
-
-
-def orthogonality(model: Any) -> Tensor | None:
-    """AdaLoRA's regulariser (Zhang et al. 2023, eq. 4), which PEFT adds to the loss in its own forward:
-    the mean of ||P P' - I|| over the adapter's matrices, weighted; None for other methods."""
-    config = getattr(model, "active_peft_config", None)
-    weight = getattr(config, "orth_reg_weight", None)
-    if weight is None:
-        return None
-    distances = []
-    for name, value in model.named_parameters():
-        if value.requires_grad and ("lora_A" in name or "lora_B" in name):
-            square = value @ value.T if "lora_A" in name else value.T @ value
-            identity = torch.eye(len(square), dtype=square.dtype, device=square.device)
-            distances.append(torch.linalg.matrix_norm(square - identity))
-    return torch.stack(distances).mean() * float(weight)
+    return -total / max(items, 1), likeliest
 
 
 @dataclass(frozen=True)

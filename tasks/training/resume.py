@@ -29,6 +29,8 @@ from tasks.training.validation import Best
 if TYPE_CHECKING:
     from transformers import TrainerCallback
 
+    from tasks.training.optimiser import Ranks
+
 COST_SHARE = 0.015
 """Of a run's time, at most, for checkpoints: the next is due when the last one's cost is earned."""
 LEAST_SECONDS = 5.0
@@ -42,6 +44,8 @@ class Resumable:
 
     checkpoints: checkpoints.Store
     best: Best
+    ranks: Ranks | None = None
+    """AdaLoRA's, which belong to the state."""
     points: list[dict[str, float]]
     """What was logged at each step, of the steps before an interruption too."""
     stopped_as_asked: bool
@@ -54,6 +58,7 @@ class Resumable:
             {
                 "weights": dict(weights.trained(self.model)),
                 "best": self.best.weights,
+                **({"ranks": self.ranks.tensors()} if self.ranks else {}),
                 "optimizer": {
                     f"{index}.{name}": value
                     for index, state in optimizer["state"].items()
@@ -68,6 +73,7 @@ class Resumable:
             epoch_generators=_plain(self._epoch_began),
             points=self.points,
             best=self.best.document(),
+            **({"allocation": self.ranks.document()} if self.ranks else {}),
             **{_STATE: _as_json(self.state)},
         )
 
@@ -114,6 +120,8 @@ def train(trainer: Any) -> None:
     trainer.stopped_as_asked = False
     trainer.points = _read(folder, "points") if folder else []
     trainer.best = Best.of(_read(folder, "best"), _load(folder, "best")) if folder else Best()
+    if folder and trainer.ranks:
+        trainer.ranks.restore(_read(folder, "allocation"), _load(folder, "ranks"))
     if folder:
         log.info("going on from step %d", trainer.points[-1]["step"])
     with _asked_to_stop() as asked:

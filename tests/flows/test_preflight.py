@@ -36,10 +36,10 @@ def test_a_sound_project_has_no_faults(project: Path) -> None:
 
 def test_every_fault_of_params_is_told(project: Path) -> None:
     epochs = change(PARAMS, "  lora_alpha: ", "  lora_alfa: ")
-    method = change(PARAMS, "method: qlora ", "method: full  ")
+    method = change(PARAMS, "method: qlora\n", "method: qlorra\n")
     told = found()
     assert f"params.yaml:{epochs}: sft.lora_alfa: unknown key; did you mean lora_alpha?" in told
-    assert any(text.startswith(f"params.yaml:{method}: sft.method: is 'full'") for text in told)
+    assert any(text.startswith(f"params.yaml:{method}: sft.method: is 'qlorra'") for text in told)
 
 
 def test_a_source_that_is_not_there(project: Path) -> None:

@@ -117,7 +117,7 @@ def test_only_the_lines_of_changed_values_change() -> None:
 
 def test_a_layout_of_ones_own_is_kept() -> None:
     text = PARAMS.read_bytes().replace(b"\n", b"\r\n")
-    text = re.sub(rb"(  target_modules: .*\n)  epochs: \d+", rb"\1  epochs:    5 #five", text)
+    text = re.sub(rb"(  virtual_tokens: .*\n)  epochs: \d+", rb"\1  epochs:    5 #five", text)
     text = re.sub(rb"  lora_alpha: \d+", rb"  lora_alpha: 32    # a half", text)
     PARAMS.write_bytes(text)
     Path("profiles/mine.yaml").write_text("sft:\n  epochs: 7\n  lora_alpha: 8\n  method: lora\n")

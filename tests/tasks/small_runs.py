@@ -7,6 +7,8 @@ pytest does, and it holds no assert: PYTEST_DONT_REWRITE.
 from __future__ import annotations
 
 import json
+import os
+import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -146,6 +148,23 @@ def dpo_run(
     folder = made_once("dpo", train)
     metrics = json.loads((folder / "metrics.json").read_text())
     return Trained(folder / "dpo", folder / "dpo.csv", metrics)
+
+
+def interrupt_after(last: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SIGTERM while a step is being done, as a spot instance gets it."""
+    from tasks.lineage import tracking
+    from tasks.training import loop
+
+    log_metrics, sent = tracking.log_metrics, False
+
+    def told(values: dict[str, float], step: int) -> None:
+        nonlocal sent
+        log_metrics(values, step=step)
+        if step == last - 1 and not sent:  # a second one would end this process at once
+            sent = True
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(loop.tracking, "log_metrics", told)
 
 
 def machine_names(folder: Path, *places: Path) -> list[str]:

@@ -35,7 +35,15 @@ def test_what_is_written(
     out, onnx = tmp_path / "merged", tmp_path / "onnx"
     assert params.merge.onnx
     metrics = merge.run(tiny_model, dpo_run.out, formatted, out, onnx, params.merge, compute)
-    assert metrics == {"merged_same_token": 1.0, "onnx_same_token": 1.0}
+    assert metrics.pop("original_same_token") <= 1.0
+    assert metrics == {
+        "into": "nf4",
+        "nf4_same_token": 1.0,
+        "merged_same_token": 1.0,
+        "merged_same_answer": 1.0,
+        "onnx_same_token": 1.0,
+        "onnx_same_answer": 1.0,
+    }
     manifest = json.loads((out / "manifest.json").read_text())
     assert manifest["model.safetensors"] == hashes.file_hash(out / "model.safetensors", "sha256")
     exported = {path.name for path in onnx.iterdir()}
@@ -55,7 +63,7 @@ def test_without_onnx_its_folder_is_empty(
     metrics = merge.run(
         tiny_model, none, formatted, tmp_path / "merged", onnx, without_onnx, compute
     )
-    assert metrics == {"merged_same_token": 1.0}
+    assert metrics == {"into": "weights", "merged_same_token": 1.0, "merged_same_answer": 1.0}
     assert list(onnx.iterdir()) == []
 
 
@@ -72,7 +80,7 @@ def test_a_merge_into_the_unquantised_weights_fails_the_gate(
     strict = without_onnx.model_copy(update={"max_kl": 1e-9})
     inputs = (tiny_model, dpo_run.out, formatted)
     merge.run(*inputs, tmp_path / "right", tmp_path / "right onnx", strict, compute)
-    monkeypatch.setattr(merging, "_through_nf4", lambda model, base: None)
+    monkeypatch.setattr(merging, "_through_nf4", lambda model, trained: None)
     with pytest.raises(GateError, match="differs from the one before it by") as caught:
         merge.run(*inputs, tmp_path / "wrong", tmp_path / "wrong onnx", strict, compute)
     assert caught.value.exit_code == 1
@@ -151,8 +159,9 @@ def test_an_adapter_of_another_model_is_refused(
 
 
 def test_the_models_are_compared_on_whole_conversations(tiny_model: Path, formatted: Path) -> None:
-    found = merge.fixed_conversations(formatted, tiny_model)
+    found, asked = merging.fixed_conversations(formatted, tiny_model)
     tokenizer = chat.load_tokenizer(tiny_model)
     assert len(found) == 4
+    assert all(whole[: len(ids)] == ids for whole, ids in zip(found, asked, strict=True))
     assert tokenizer.decode(found[0]).startswith("Message: truck 20 is")
     assert found[0][-1] == tokenizer.eos_token_id

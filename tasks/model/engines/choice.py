@@ -9,6 +9,7 @@ from tasks.model.engines.onnx_runtime import OnnxEngine
 from tasks.model.engines.protocol import Engine, Unavailable
 from tasks.model.engines.transformers_loop import TransformersEngine
 from tasks.model.engines.vllm import VllmEngine
+from tasks.model.load import ADAPTER, virtual_tokens
 
 NAMES = ("onnx", "genai", "transformers", "vllm")
 
@@ -22,8 +23,14 @@ def load(name: str, model: Path, onnx: Path | None, threads: int) -> Engine:
         onnx: the folder that was exported from `model`, or None where there is none.
 
     Raises:
-        Unavailable: when the engine is not installed, or there is no exported model for it.
+        Unavailable: when the engine is not installed, there is no exported model for it, or it cannot
+            put virtual tokens before a prompt.
     """
+    if name != "transformers" and virtual_tokens(model):
+        raise Unavailable(
+            f"evaluate.engine: {name} cannot read the virtual tokens in {model / ADAPTER}; set "
+            "evaluate.engine to transformers"
+        )
     if name in ("onnx", "genai"):
         if onnx is None or not (onnx / "genai_config.json").is_file():
             raise Unavailable(

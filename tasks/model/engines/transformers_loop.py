@@ -18,7 +18,7 @@ from tasks.model.engines.batching import (
     shared_prefix,
 )
 from tasks.model.engines.protocol import Ids, Likelihood, OnDone, as_set, rooms, until
-from tasks.model.load import load_model
+from tasks.model.load import load_model, virtual_tokens
 
 SCORED_BATCH = 16
 """Conversations scored at once; with a vocabulary of 262k one takes about 50 MB of logits."""
@@ -39,7 +39,9 @@ class TransformersEngine:
         self._model: Any = load_model(folder).eval()
         self._ends = as_set(self._model.generation_config.eos_token_id)
         text = self._model.config.get_text_config()
-        self._context: int = getattr(text, "max_position_embeddings", sys.maxsize)
+        self._virtual = virtual_tokens(folder)
+        positions: int = getattr(text, "max_position_embeddings", sys.maxsize)
+        self._context = positions - self._virtual
         self._unsupported = self._why_not()
         if self._unsupported:
             log.info("%s is answered by transformers' generate: %s", folder, self._unsupported)
@@ -128,8 +130,12 @@ class TransformersEngine:
         mask = torch.tensor([mask[done:] for _, mask in padded], device=device)[:, 1:].bool()
         asked = mask.any(0).nonzero().squeeze(1)
         cache = {"past_key_values": stem.cache(len(rows))} if stem else {}
+        # counted from the end, since virtual tokens may stand before the first
         output = self._model(
-            input_ids=ids, logits_to_keep=asked, use_cache=stem is not None, **cache
+            input_ids=ids,
+            logits_to_keep=asked - ids.shape[1],
+            use_cache=stem is not None,
+            **cache,
         )
         losses = torch.nn.functional.cross_entropy(
             output.logits.float().flatten(0, 1), ids[:, asked + 1].flatten(), reduction="none"
@@ -229,6 +235,8 @@ class TransformersEngine:
     def _why_not(self) -> str | None:
         from tasks.model.engines.growing_cache import unsupported
 
+        if self._virtual:
+            return "virtual tokens that were trained stand before each prompt"
         taken = inspect.signature(self._model.forward).parameters
         missing = {"past_key_values", "position_ids", "logits_to_keep"} - set(taken)
         if missing:

@@ -12,7 +12,7 @@ from small_runs import Trained
 
 from tasks.lineage import hashes
 from tasks.lineage.stage import StageError
-from tasks.model import adapter, load, merging
+from tasks.model import adapter, chat, load, merging
 from tasks.params import Sft
 
 pytest_plugins = ("small_runs",)
@@ -80,12 +80,13 @@ def test_it_is_saved_and_loaded_to_the_bit(
         for value in model.parameters():
             if value.requires_grad:
                 value.normal_(std=0.1)
-    adapter.save(model, tiny_model, "lora", tmp_path / "a")
+    tokenizer = chat.load_tokenizer(tiny_model)
+    adapter.save(model, tokenizer, tiny_model, "lora", tmp_path / "a")
     config = json.loads((tmp_path / "a/adapter_config.json").read_text())
     assert config["base_model_name_or_path"] is None
 
     again = adapter.load_trainable(tiny_model, tmp_path / "a")
-    adapter.save(again, tiny_model, "lora", tmp_path / "b")
+    adapter.save(again, tokenizer, tiny_model, "lora", tmp_path / "b")
     assert hashes.manifest(tmp_path / "a") == hashes.manifest(tmp_path / "b")
     ids = [[5, 6, 7, 8]]
     assert merging.divergence(model, again, ids) == (0.0, 1.0)
@@ -100,13 +101,10 @@ def test_handing_on_changes_nothing(sft_run: Trained, tmp_path: Path) -> None:
 
 def test_what_a_trainer_rounds_is_put_back(tiny_model: Path, sft_run: Trained) -> None:
     model = adapter.load_trainable(tiny_model, sft_run.out)
-    model.load_adapter(str(sft_run.out), adapter_name="ref", is_trainable=False)
     exact = {name: value.clone() for name, value in model.named_parameters() if "lora_" in name}
     with adapter.kept_in_float32(model), torch.no_grad():
         for name, value in model.named_parameters():
-            if ".ref" in name:
-                value.zero_()  # as TRL's copy does with the adapters of embeddings
-            elif "lora_" in name:
+            if "lora_" in name:
                 value.data = value.data.to(torch.bfloat16)
     for name, value in model.named_parameters():
         if "lora_" in name:

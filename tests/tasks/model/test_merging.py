@@ -26,6 +26,14 @@ def logits(model: object, ids: list[int]) -> torch.Tensor:
         return model(input_ids=torch.tensor([ids])).logits[0]  # type: ignore[operator]
 
 
+def merged_into(base: Path, trained: Path, out: Path) -> merging.Merged:
+    return merging.merge(merging.load_unmerged(base, trained), base, trained, out, PROMPTS)
+
+
+def save(model: object, base: Path, method: str, out: Path) -> None:
+    adapter.save(model, chat.load_tokenizer(base), base, method, out)
+
+
 def largest_difference(model: object, other: object) -> float:
     return max(float((logits(model, ids) - logits(other, ids)).abs().max()) for ids in PROMPTS)
 
@@ -33,7 +41,9 @@ def largest_difference(model: object, other: object) -> float:
 def test_the_merged_model_answers_as_the_trained_one(
     dpo_run: Trained, tiny_model: Path, tmp_path: Path
 ) -> None:
-    merging.merge(tiny_model, dpo_run.out, tmp_path / "merged")
+    made = merged_into(tiny_model, dpo_run.out, tmp_path / "merged")
+    assert made.into == "nf4"
+    assert made.compared["nf4"][0] < 1e-6 < made.compared["original"][0]
     trained = merging.load_unmerged(tiny_model, dpo_run.out)
     merged = load.load_model(tmp_path / "merged")
     assert largest_difference(trained, merged) < 1e-4
@@ -48,13 +58,13 @@ def test_merging_again_gives_the_same_bytes(
     dpo_run: Trained, tiny_model: Path, tmp_path: Path
 ) -> None:
     for name in ("one", "two"):
-        merging.merge(tiny_model, dpo_run.out, tmp_path / name)
+        merged_into(tiny_model, dpo_run.out, tmp_path / name)
     assert hashes.manifest(tmp_path / "one") == hashes.manifest(tmp_path / "two")
 
 
 def test_without_adapter_the_weights_stay(tiny_model: Path, tmp_path: Path) -> None:
     adapter.write_none(tiny_model, tmp_path / "none")
-    merging.merge(tiny_model, tmp_path / "none", tmp_path / "merged")
+    merged_into(tiny_model, tmp_path / "none", tmp_path / "merged")
     merged = load.load_model(tmp_path / "merged")
     assert largest_difference(merging.load_unmerged(tiny_model, tmp_path / "none"), merged) == 0
     assert largest_difference(load.load_model(tiny_model), merged) == 0
@@ -69,8 +79,8 @@ def test_lora_is_folded_into_the_weights_as_they_are(
         for value in model.parameters():
             if value.requires_grad:
                 value.normal_(std=0.1)
-    adapter.save(model, tiny_model, "lora", tmp_path / "lora")
-    merging.merge(tiny_model, tmp_path / "lora", tmp_path / "merged")
+    save(model, tiny_model, "lora", tmp_path / "lora")
+    merged_into(tiny_model, tmp_path / "lora", tmp_path / "merged")
     assert largest_difference(model, load.load_model(tmp_path / "merged")) < 1e-4
 
 
@@ -78,9 +88,9 @@ def test_an_adapter_of_zeros_is_refused(
     tiny_model: Path, sft_settings: Sft, tmp_path: Path
 ) -> None:
     untrained = adapter.new(tiny_model, sft_settings)
-    adapter.save(untrained, tiny_model, "qlora", tmp_path / "zero")
+    save(untrained, tiny_model, "qlora", tmp_path / "zero")
     with pytest.raises(StageError) as caught:
-        merging.merge(tiny_model, tmp_path / "zero", tmp_path / "merged")
+        merged_into(tiny_model, tmp_path / "zero", tmp_path / "merged")
     assert str(caught.value) == (
         f"{tmp_path / 'zero'} changes nothing: it was never trained; run `dvc repro -f sft`"
     )
@@ -99,7 +109,7 @@ def test_an_adapter_whose_names_match_no_module_is_refused(
     }
     save_file(renamed, folder / "adapter_model.safetensors", metadata={"format": "pt"})
     with pytest.raises(StageError) as caught:
-        merging.merge(tiny_model, folder, tmp_path / "merged")
+        merged_into(tiny_model, folder, tmp_path / "merged")
     assert str(caught.value) == (
         f"{len(chosen)} of {len(weights)} tensors of {folder} belong to no module of the model, the "
         f"first {sorted(set(renamed) - set(weights))[0]}; run `dvc repro -f sft`"
@@ -117,8 +127,8 @@ def test_an_adapter_of_embeddings_alone_merges(
         for value in model.parameters():
             if value.requires_grad:
                 value.normal_(std=0.1)
-    adapter.save(model, tiny_model, "lora", tmp_path / "lora")
-    merging.merge(tiny_model, tmp_path / "lora", tmp_path / "merged")
+    save(model, tiny_model, "lora", tmp_path / "lora")
+    merged_into(tiny_model, tmp_path / "lora", tmp_path / "merged")
     assert largest_difference(model, load.load_model(tmp_path / "merged")) < 1e-4
 
 

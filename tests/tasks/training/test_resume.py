@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from small_runs import Trained
+from small_runs import Trained, interrupt_after
 
 from tasks import cpt, dpo, sft
-from tasks.lineage import hashes, tracking, unfinished
+from tasks.lineage import hashes, unfinished
 from tasks.lineage.process import Terminated
 from tasks.params import Compute, Cpt, Dpo, Sft
-from tasks.training import loop
 
 pytest_plugins = ("small_runs",)
 
@@ -64,20 +61,6 @@ def training(
             tiny_model, sft_run.out, formatted, to / "out", to / "curve.csv", dpo_settings, compute
         ),
     }
-
-
-def interrupt_after(last: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """SIGTERM while a step is being done, as a spot instance gets it."""
-    log_metrics, sent = tracking.log_metrics, False
-
-    def told(values: dict[str, float], step: int) -> None:
-        nonlocal sent
-        log_metrics(values, step=step)
-        if step == last - 1 and not sent:  # a second one would end this process at once
-            sent = True
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    monkeypatch.setattr(loop.tracking, "log_metrics", told)
 
 
 @pytest.mark.parametrize(
