@@ -12,9 +12,10 @@ from tasks.lineage.compute import seed
 from tasks.lineage.console import log, quiet
 from tasks.lineage.stage import GateError, Metrics, Out
 from tasks.model import adapter as adapters
-from tasks.model import chat
+from tasks.model import chat, shapes
 from tasks.params import Compute, Dpo
-from tasks.training import examples, loop, resume
+from tasks.training import beforehand, examples, loop, machine, resume
+from tasks.training.memory import Work
 
 FIRST_LOSS = math.log(2)
 """Before the first step policy and reference are the same model, so every margin is zero and the loss is
@@ -35,14 +36,15 @@ def run(
 
     quiet()
     seed(compute)
+    beforehand.check_model(base)
     tokenizer = chat.load_tokenizer(base)
-    pairs = examples.preference_pairs(examples.read_rows(data / "preferences.jsonl"), tokenizer)
-    held_out = examples.read_rows(data / "preferences_validation.jsonl")
-    validation = examples.preference_pairs(held_out, tokenizer)
+    pairs, names = _pairs(data / "preferences.jsonl", base, tokenizer)
+    validation, _ = _pairs(data / "preferences_validation.jsonl", base, tokenizer)
+    compute = machine.settle(compute, _work(base, adapter, dpo, pairs))
     model = adapters.load_trainable(base, adapter)
 
     trainer = _trainer(model, tokenizer, pairs, validation, dpo, compute)
-    points = loop.train(trainer, "preference optimisation", curve, dpo)
+    points = loop.train(trainer, "preference optimisation", curve, dpo, names)
     check_first_loss(points[0]["loss"])
 
     method = adapters.read_method(adapter)["method"]
@@ -59,6 +61,35 @@ def run(
         "reward_accuracy_last": points[-1]["reward_accuracy"],
         "reward_margin_last": points[-1]["reward_margin"],
     }
+
+
+def _pairs(file: Path, base: Path, tokenizer: Any) -> tuple[Any, list[str]]:
+    """The pairs of a file, and their ids."""
+    rows = examples.read_rows(file)
+    names = [row["id"] for row in rows]
+    pairs = examples.preference_pairs(rows, tokenizer)
+    beforehand.check_context(base, _lengths(pairs), names, file)
+    return pairs, names
+
+
+def _lengths(pairs: Any) -> list[int]:
+    """Tokens of each pair's longer conversation."""
+    columns = (pairs[f"{name}_ids"] for name in ("prompt", "chosen", "rejected"))
+    return [
+        len(prompt) + max(len(chosen), len(rejected))
+        for prompt, chosen, rejected in zip(*columns, strict=True)
+    ]
+
+
+def _work(base: Path, adapter: Path, dpo: Dpo, pairs: Any) -> Work:
+    weights = shapes.tensors(adapter).values()
+    return Work(
+        model=base,
+        trained=sum(tensor.size for tensor in weights),
+        quantised=adapters.checked_method(base, adapter)["method"] == "qlora",
+        sequences=2 * dpo.batch_size,
+        longest=max(_lengths(pairs)),
+    )
 
 
 def check_first_loss(loss: float) -> None:

@@ -43,6 +43,10 @@ class Compute(Section):
     seed: Annotated[int, Field(ge=0, lt=2**32)]
     threads: Count
     instruction_set: Literal["avx2", "native"]
+    dtype: Literal["auto", "float32", "bfloat16"]
+    attention: Literal["auto", "sdpa", "eager", "flash_attention_2"]
+    gradient_checkpointing: Literal["auto"] | bool
+    pass_tokens: Literal["auto"] | Count | None
 
 
 class Optimiser(Section):
@@ -202,8 +206,9 @@ class Validated(Training):
     patience: Count | None
 
 
-class Cpt(Training):
+class Cpt(Validated):
     block_tokens: Annotated[int, Field(ge=16)]
+    validation_share: Annotated[float, Field(ge=0, lt=1)]
 
 
 class Sft(Validated):

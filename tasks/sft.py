@@ -12,7 +12,7 @@ from tasks.lineage.console import log, quiet
 from tasks.lineage.stage import Metrics, Out
 from tasks.model import adapter, chat
 from tasks.params import Compute, Sft
-from tasks.training import examples, loop, resume
+from tasks.training import beforehand, examples, loop, machine, memory, resume
 
 
 def run(base: Path, data: Path, out: Out, curve: Out, sft: Sft, compute: Compute) -> Metrics:
@@ -25,9 +25,12 @@ def run(base: Path, data: Path, out: Out, curve: Out, sft: Sft, compute: Compute
 
     quiet()
     seed(compute)
+    beforehand.check_model(base)
+    beforehand.check_targets(base, sft)
     tokenizer = chat.load_tokenizer(base)
-    train = examples.supervised_chats(examples.read_rows(data / "train.jsonl"), tokenizer)
-    validation = examples.supervised_chats(examples.read_rows(data / "validation.jsonl"), tokenizer)
+    train, names = _chats(data / "train.jsonl", base, tokenizer)
+    validation, _ = _chats(data / "validation.jsonl", base, tokenizer)
+    compute = machine.settle(compute, _work(base, sft, train))
     model = adapter.new(base, sft)
     trained, total = model.get_nb_trainable_parameters()
     log.info(
@@ -35,7 +38,7 @@ def run(base: Path, data: Path, out: Out, curve: Out, sft: Sft, compute: Compute
     )
 
     trainer = _trainer(model, tokenizer, train, validation, sft, compute)
-    points = loop.train(trainer, "supervised fine-tuning", curve, sft)
+    points = loop.train(trainer, "supervised fine-tuning", curve, sft, names)
     log.info("validation loss %.4f, of step %d", trainer.best.loss, trainer.best.step)
 
     adapter.save(model, base, sft.method, out)
@@ -49,6 +52,25 @@ def run(base: Path, data: Path, out: Out, curve: Out, sft: Sft, compute: Compute
         "validation_loss": trainer.best.loss,
         "best_step": trainer.best.step,
     }
+
+
+def _chats(file: Path, base: Path, tokenizer: Any) -> tuple[Any, list[str]]:
+    """The conversations of a file, and their ids."""
+    rows = examples.read_rows(file)
+    names = [row["id"] for row in rows]
+    chats = examples.supervised_chats(rows, tokenizer)
+    beforehand.check_context(base, [len(ids) for ids in chats["input_ids"]], names, file)
+    return chats, names
+
+
+def _work(base: Path, sft: Sft, train: Any) -> memory.Work:
+    return memory.Work(
+        model=base,
+        trained=memory.trained(base, sft),
+        quantised=sft.method == "qlora",
+        sequences=sft.batch_size,
+        longest=max(len(ids) for ids in train["input_ids"]),
+    )
 
 
 def _trainer(
