@@ -435,6 +435,15 @@ def _in_file(loc: Loc) -> Loc:
 _ABSENT = object()
 
 
+def is_section(loc: Loc) -> bool:
+    """Whether a mapping of known keys stands at a place of the file; below any other value keys are
+    free."""
+    annotation: Any = Params
+    for part in loc:
+        annotation = _child(annotation, part)
+    return annotation is not _ABSENT and _is_section(annotation)
+
+
 def _is_section(annotation: Any) -> bool:
     """Whether a mapping of known keys stands there, or may be left out with null."""
     members = [part for part in get_args(annotation) or [annotation] if part is not type(None)]
