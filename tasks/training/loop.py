@@ -103,12 +103,14 @@ def train(
 
 
 def write_curve(points: Iterable[dict[str, float]], path: Path) -> None:
-    """Write points as CSV with columns step, loss, and the others in alphabetical order."""
+    """Write points as CSV with columns step, loss, validation_loss (empty where it was not measured),
+    and the others in alphabetical order."""
     points = list(points)
-    others = sorted({key for point in points for key in point} - {"step", "loss"})
+    always = ["step", "loss", "validation_loss"]  # DVC draws no curve that lacks a column
+    others = sorted({key for point in points for key in point}.difference(always))
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, ["step", "loss", *others], lineterminator="\n")
+        writer = csv.DictWriter(file, [*always, *others], lineterminator="\n")
         writer.writeheader()
         writer.writerows(points)
 

@@ -60,7 +60,7 @@ def test_switched_off_hands_the_base_on(
     out, curve = tmp_path / "cpt", tmp_path / "curves/cpt.csv"
     assert cpt.run(tiny_model, formatted, out, curve, off, compute) == {"enabled": 0}
     assert hashes.manifest(out) == hashes.manifest(tiny_model)
-    assert curve.read_text() == "step,loss\n"
+    assert curve.read_text() == "step,loss,validation_loss\n"
 
 
 def test_without_validation_every_text_is_trained_on(

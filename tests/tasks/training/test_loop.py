@@ -62,7 +62,7 @@ def test_each_step_is_reported_to_the_curve_and_to_mlflow(
         assert point["loss"] == round(values["loss"], 6)
     with (tmp_path / "new/curve.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert list(rows[0]) == ["step", "loss", "grad_norm", "learning_rate"]
+    assert list(rows[0]) == ["step", "loss", "validation_loss", "grad_norm", "learning_rate"]
     assert [float(row["loss"]) for row in rows] == [point["loss"] for point in points]
 
 
@@ -147,13 +147,15 @@ def test_the_rows_of_the_step_are_named(
 
 def test_a_curve_without_points_is_a_heading(tmp_path: Path) -> None:
     loop.write_curve([], tmp_path / "curve.csv")
-    assert (tmp_path / "curve.csv").read_bytes() == b"step,loss\n"
+    assert (tmp_path / "curve.csv").read_bytes() == b"step,loss,validation_loss\n"
 
 
 def test_columns_stand_in_an_order_that_does_not_depend_on_the_trainer(tmp_path: Path) -> None:
     points = [{"step": 1, "zeta": 2.0, "loss": 0.5}, {"alpha": 3.0, "loss": 0.25, "step": 2}]
     loop.write_curve(points, tmp_path / "curve.csv")
-    assert (tmp_path / "curve.csv").read_text() == "step,loss,alpha,zeta\n1,0.5,,2.0\n2,0.25,3.0,\n"
+    assert (
+        tmp_path / "curve.csv"
+    ).read_text() == "step,loss,validation_loss,alpha,zeta\n1,0.5,,,2.0\n2,0.25,,3.0,\n"
 
 
 def test_what_decides_the_bits_is_said(params: Params, compute: Compute, tmp_path: Path) -> None:
