@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import itertools
+import json
 import re
 import shlex
 import shutil
@@ -19,8 +20,9 @@ from ruamel.yaml.error import YAMLError
 
 from tasks.dataset import containers, downloads, mapping, places
 from tasks.dataset.readers import Row, Rules
-from tasks.lineage import champion
+from tasks.lineage import champion, machine
 from tasks.lineage.stage import FAULT, MISUSE, StageError
+from tasks.model import shapes
 from tasks.params import Loc, ParamsError, load, problem_at
 
 PARAMS = Path("params.yaml")
@@ -64,9 +66,10 @@ def faults() -> list[Fault]:
     """Check the project in the current folder: its input first, then its environment."""
     project = _Project(_read(PARAMS), _read(DVC_YAML).get("stages", {}))
     found = [Fault(text, MISUSE) for text in _of_params()]
-    for check in (_workflow, _sources, _columns, _base_files, _embedding_model, _champion):
+    checks = (_workflow, _sources, _columns, _base_files, _base_fits, _embedding_model, _champion)
+    for check in checks:
         found += [Fault(text, MISUSE) for text in _tolerant(check, project)]
-    for needed in (_gguf_package, _evaluation_packages):
+    for needed in (_gguf_package, _quantisation, _attention, _evaluation_packages):
         found += [Fault(text, FAULT) for text in _tolerant(needed, project)]
     for of_machine in (_packages, _python, _repositories, _disk):
         found += [Fault(text, FAULT) for text in of_machine()]
@@ -212,6 +215,63 @@ def _base_files(project: _Project) -> Iterator[str]:
     if source == "gguf" and file is not None and not Path(file).is_file():
         text = f"is {file!r}, which is no file; give that of a GGUF file"
         yield _at(PARAMS, ("base", "gguf", "path"), text)
+
+
+def _base_fits(project: _Project) -> Iterator[str]:
+    """Target modules and lengths against a base model that lies here already."""
+    folder = _base_folder(project)
+    if folder is None:
+        return
+    sft, context = project.params["sft"], shapes.context(folder)
+    try:
+        targets = sft["target_modules"] if isinstance(sft["target_modules"], list) else []
+        unknown = shapes.unknown_targets(targets, folder)
+    except StageError as error:
+        yield str(error)
+        return
+    if sft["enabled"] and unknown:
+        yield _at(PARAMS, ("sft", "target_modules"), unknown)
+    for stage, key in (("format", "max_tokens"), ("cpt", "block_tokens")):
+        length = project.params[stage][key]
+        if project.params[stage].get("enabled", True) and context and length > context:
+            text = f"is {length}, more than the context of {folder} ({context} tokens); lower it"
+            yield _at(PARAMS, (stage, key), text)
+
+
+def _base_folder(project: _Project) -> Path | None:
+    """Where the base model of these params lies; None while it is still to be brought."""
+    base, made = project.params["base"], Path("models/base")
+    folder = Path(base["local"]["path"]) if base["source"] == "local" else made
+    if folder == made:
+        try:
+            record = json.loads(_BASE_RECORD.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        if record["params"]["base"] != base:
+            return None
+    return folder if (folder / "config.json").is_file() else None
+
+
+_BASE_RECORD = Path("models/records/base.json")
+
+
+def _quantisation(project: _Project) -> Iterator[str]:
+    sft = project.params["sft"]
+    wanted = sft["enabled"] and sft["method"] == "qlora"
+    if wanted and importlib.util.find_spec("bitsandbytes") is None:
+        text = "is qlora, which needs the package bitsandbytes; "
+        yield _at(PARAMS, ("sft", "method"), text + f"`pip install -r {LOCK}`, or say lora")
+
+
+def _attention(project: _Project) -> Iterator[str]:
+    if project.params["compute"]["attention"] != "flash_attention_2":
+        return
+    if not machine.facts()["gpus"]:
+        text = "is flash_attention_2, which needs a CUDA device, and there is none; say auto"
+        yield _at(PARAMS, ("compute", "attention"), text)
+    elif importlib.util.find_spec("flash_attn") is None:
+        text = "is flash_attention_2, which needs the package flash-attn; install it, or say auto"
+        yield _at(PARAMS, ("compute", "attention"), text)
 
 
 def _gguf_package(project: _Project) -> Iterator[str]:

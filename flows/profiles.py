@@ -12,9 +12,9 @@ from typing import Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
-from ruamel.yaml.nodes import MappingNode, Node, ScalarNode
+from ruamel.yaml.nodes import CollectionNode, MappingNode, Node, ScalarNode
 
-from tasks.params import ParamsError, load
+from tasks.params import ParamsError, is_section, load
 
 FOLDER = Path("profiles")
 
@@ -34,7 +34,7 @@ class Change:
     after: str
 
     def __str__(self) -> str:
-        return f"{self.key}: {self.before or 'null'} -> {self.after}"
+        return f"{self.key}: {_shown(self.before) or 'null'} -> {_shown(self.after)}"
 
 
 def known() -> list[str]:
@@ -60,8 +60,9 @@ def lay(values: str, origin: Path, params: Path) -> list[Change]:
     """Lay the YAML text `values` over a params file, as `use` does; `origin` names it in errors."""
     text = _read(params)
     changes = _changes(values, text, origin)
-    for change in sorted(changes, key=lambda change: change.start, reverse=True):
-        text = _replaced(text, change)
+    length = len(text)
+    for change in sorted(changes, key=lambda change: change.start):  # each below what is done
+        text = _replaced(text, change, len(text) - length)
     partial = params.with_name(f".{params.name}.partial")
     partial.write_text(text, encoding="utf-8", newline="")
     try:
@@ -92,10 +93,10 @@ Loc = tuple[str, ...]
 
 def _changes(profile: str, params: str, path: Path) -> list[Change]:
     """What differs between a profile's values and the same ones of the params file."""
-    places = dict(_leaves(YAML().compose(params), ()))
+    places = {loc: found for loc, *found in _leaves(YAML().compose(params), ())}
     wanted, present = (YAML(typ="safe").load(text) for text in (profile, params))
     changes = []
-    for loc, node in _leaves(YAML().compose(profile), ()):
+    for loc, name, node in _leaves(YAML().compose(profile), ()):
         key = ".".join(loc)
         if loc not in places:
             near = difflib.get_close_matches(key, map(".".join, places), n=1)
@@ -103,21 +104,39 @@ def _changes(profile: str, params: str, path: Path) -> list[Change]:
             raise ProfileError(f"{path}: {key} is no value of params.yaml; {remedy}")
         if _value(wanted, loc) == _value(present, loc):
             continue
-        if not (_is_inline(node) and _is_inline(places[loc])):
-            raise ProfileError(f"{path}: {key} spans lines; a profile replaces values of one line")
-        start, end = _span(places[loc])
-        first, last = _span(node)
-        changes.append(Change(key, start, end, params[start:end], profile[first:last]))
+        key_there, there = places[loc]
+        if _is_inline(node) and _is_inline(there):
+            (start, end), (first, last) = _span(there), _span(node)
+            after = profile[first:last]
+        else:
+            (start, end), (first, last) = (
+                _block(params, key_there, there),
+                _block(profile, name, node),
+            )
+            after = _with_ends_of(params, profile[first:last])
+        changes.append(Change(key, start, end, params[start:end], after))
     return changes
 
 
-def _leaves(node: Node, loc: Loc) -> Iterator[tuple[Loc, Node]]:
-    """Every value below the mappings that are written as blocks, with its keys."""
-    if isinstance(node, MappingNode) and not node.flow_style:
-        for key, value in node.value:
-            yield from _leaves(value, (*loc, key.value))
-    else:
-        yield loc, node
+def _shown(text: str) -> str:
+    """A value in a line."""
+    lines = text.strip().splitlines()
+    return text.strip() if len(lines) < 2 else f"({len(lines)} lines)"
+
+
+def _with_ends_of(text: str, block: str) -> str:
+    """A block with the line ends of a text."""
+    return "\n".join(block.splitlines()).replace("\n", "\r\n" if "\r\n" in text else "\n")
+
+
+def _leaves(node: Node, loc: Loc) -> Iterator[tuple[Loc, Node, Node]]:
+    """Every value below the sections that are written as blocks: where it is, its key, and itself."""
+    for key, value in node.value:
+        inner = (*loc, key.value)
+        if isinstance(value, MappingNode) and not value.flow_style and is_section(inner):
+            yield from _leaves(value, inner)
+        else:
+            yield inner, key, value
 
 
 def _value(values: Any, loc: Loc) -> Any:
@@ -134,10 +153,29 @@ def _span(node: Node) -> tuple[int, int]:
     return node.start_mark.index, node.end_mark.index
 
 
-def _replaced(text: str, change: Change) -> str:
-    """Replace a value; a comment behind it stays in its column, if the value leaves it there."""
-    before, rest = text[: change.start], text[change.end :]
-    if before.endswith(":"):
+def _block(text: str, key: Node, value: Node) -> tuple[int, int]:
+    """All that stands behind a key, to the end of the value's last line: its comments too, which a
+    profile brings along."""
+    start = text.index(":", key.end_mark.index) + 1
+    end = text.find("\n", _end(text, value))
+    end = len(text) if end < 0 else end
+    return start, end - (text[end - 1] == "\r")
+
+
+def _end(text: str, node: Node) -> int:
+    """Where a value ends; the mark of one in several lines lies behind the comments below it."""
+    if isinstance(node, CollectionNode) and not node.flow_style:
+        last = node.value[-1]
+        return _end(text, last[1] if isinstance(node, MappingNode) else last)
+    end: int = node.end_mark.index
+    return len(text[:end].rstrip()) if not _is_inline(node) else end
+
+
+def _replaced(text: str, change: Change, moved: int) -> str:
+    """Replace a value that stands so many characters further down than it did; a comment behind it stays
+    in its column, if the value leaves it there."""
+    before, rest = text[: change.start + moved], text[change.end + moved :]
+    if before.endswith(":") and not change.after[:1].isspace():
         before += " "
     comment = re.match(r"( +)#", rest)
     if comment is None:

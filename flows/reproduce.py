@@ -267,7 +267,9 @@ def _build(tree: CleanTree, recorded: Recorded, tolerance: float, tell: Tell) ->
         done.answer = "equivalent" if done.distance.within(tolerance) else "different"
     elif provenance.identity(tree.root / _PROVENANCE) != recorded.identity:
         done.answer, done.stage = "different", _WRITES_PROVENANCE
-        done.causes.append("the outputs of all other stages are the same, the provenance is not")
+        done.causes += _circumstances(tree, recorded) or [
+            "the outputs of all other stages are the same, the provenance is not"
+        ]
     return done
 
 
@@ -386,6 +388,17 @@ def _causes(tree: CleanTree, recorded: Recorded, name: str, done: Reproduction) 
     read = compare.inputs(recorded.stages[name], record)
     causes = read or compare.facts(recorded.statement.machine, done.machine)
     return causes or ["same inputs, same machine: the stage does not give the same twice"]
+
+
+def _circumstances(tree: CleanTree, recorded: Recorded) -> list[str]:
+    """What stages chose otherwise here, though it changed no output."""
+    return [
+        f"{name}: {fact}"
+        for name, record in recorded.stages.items()
+        for fact in compare.circumstances(
+            record, json.loads((tree.root / _RECORDS / f"{name}.json").read_text(encoding="utf-8"))
+        )
+    ]
 
 
 def write(client: MlflowClient, recorded: Recorded, done: Reproduction) -> None:

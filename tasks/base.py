@@ -34,6 +34,7 @@ def run(raw: Path, out: Out, base: Base, compute: Compute) -> Metrics:
 
 def build(raw: Path, out: Path, base: Base, compute: Compute) -> None:
     """Build the scratch model: tokenizer and weights from the shipped text."""
+    from tasks.training import machine
     from tasks.training.causal import train_causal
     from tasks.training.examples import packed_blocks
 
@@ -46,6 +47,7 @@ def build(raw: Path, out: Path, base: Base, compute: Compute) -> None:
     tokenizer = scratch.build_tokenizer(map(scratch.plain, rows), settings)
     model = scratch.build_model(tokenizer, settings)
     if settings.pretraining.steps:
+        compute = machine.settle(compute, None)
         texts = (scratch.as_text(row, tokenizer) for row in rows)
         blocks = packed_blocks(texts, tokenizer, settings.context // 2)
         length = {"max_steps": settings.pretraining.steps}

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import random
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from tasks.lineage import stage
 from tasks.lineage.compute import seed
 from tasks.lineage.console import log, quiet
-from tasks.lineage.stage import Metrics, Out
+from tasks.lineage.stage import Metrics, Out, StageError
 from tasks.model import adapter, chat, load, source
 from tasks.params import Compute, Cpt
-from tasks.training import causal, examples, handoff, loop
+from tasks.training import beforehand, causal, examples, handoff, loop, machine, memory
+
+Text = TypeVar("Text")
 
 
 def run(base: Path, data: Path, out: Out, curve: Out, cpt: Cpt, compute: Compute) -> Metrics:
@@ -25,11 +30,17 @@ def run(base: Path, data: Path, out: Out, curve: Out, cpt: Cpt, compute: Compute
 
     quiet()
     seed(compute)
+    beforehand.check_model(base)
+    beforehand.check_block(base, cpt.block_tokens)
     rows = examples.read_rows(data / "corpus.jsonl")
+    train, held_out = split([row["text"] for row in rows], cpt.validation_share, compute.seed)
     tokenizer = chat.load_tokenizer(base)
+    blocks = examples.packed_blocks(train, tokenizer, cpt.block_tokens)
+    validation = examples.packed_blocks(held_out, tokenizer, cpt.block_tokens) if held_out else None
+    longest = len(blocks[0]["input_ids"])
+    compute = machine.settle(compute, _work(base, cpt, longest))
     model = load.load_model(base)
-    blocks = examples.packed_blocks((row["text"] for row in rows), tokenizer, cpt.block_tokens)
-    log.info("%d texts, %d blocks of %d tokens", len(rows), len(blocks), cpt.block_tokens)
+    log.info("%d texts, %d blocks of %d tokens", len(train), len(blocks), longest)
 
     if cpt.method == "lora":
         model.requires_grad_(False)
@@ -37,7 +48,7 @@ def run(base: Path, data: Path, out: Out, curve: Out, cpt: Cpt, compute: Compute
     trained, total = adapter.counts(model)
     log.info("%s: %.2f%% of %d weights", cpt.method, 100 * trained / total, total)
     length = {"num_train_epochs": cpt.epochs}
-    points = causal.train_causal(model, blocks, cpt, compute, length, curve)
+    points, best = causal.train_causal(model, blocks, cpt, compute, length, curve, validation)
 
     if cpt.method == "lora":
         fixed = blocks["input_ids"][: handoff.PROMPTS]
@@ -47,13 +58,16 @@ def run(base: Path, data: Path, out: Out, curve: Out, cpt: Cpt, compute: Compute
         handoff.check(learned, folded, handoff.FOLDED, "the folded model", _FOLDED)
     source.save(model, tokenizer, out)
     source.write_manifest(out)
+    measured: Metrics = {"validation_loss": best.loss, "best_step": best.step} if validation else {}
     return {
         "enabled": 1,
-        "texts": len(rows),
-        "tokens": len(blocks) * cpt.block_tokens,
+        "texts": len(train),
+        "texts_held_out": len(held_out),
+        "tokens": len(blocks) * longest,
         "steps": len(points),
         "loss_first": points[0]["loss"],
         "loss_last": points[-1]["loss"],
+        **measured,
     }
 
 
@@ -61,6 +75,36 @@ _FOLDED = (
     "a target of cpt.lora.target_modules shares its weights with another layer, as embeddings often do "
     "with the output layer: take it out, or say cpt.method: full"
 )
+
+
+def _work(base: Path, cpt: Cpt, longest: int) -> memory.Work:
+    lora = memory.lora_weights(base, cpt.lora.r, cpt.lora.target_modules)
+    return memory.Work(
+        model=base,
+        trained=None if cpt.method == "full" else lora,
+        quantised=False,
+        sequences=cpt.batch_size,
+        longest=longest,
+    )
+
+
+def split(texts: Sequence[Text], share: float, seed: int) -> tuple[list[Text], list[Text]]:
+    """Texts to train on and texts held out, whole ones, both in their order.
+
+    Raises:
+        StageError: when a share is to be held out of too few texts to leave some on either side.
+    """
+    if not share:
+        return list(texts), []
+    count = max(1, round(share * len(texts)))
+    if count >= len(texts):
+        raise StageError(
+            f"cpt.validation_share: {share} of {len(texts)} texts leaves none to train on; lower it, or "
+            "set it to 0.0 to train without validation"
+        )
+    held_out = set(random.Random(seed).sample(range(len(texts)), count))
+    train = [text for place, text in enumerate(texts) if place not in held_out]
+    return train, [texts[place] for place in sorted(held_out)]
 
 
 if __name__ == "__main__":

@@ -11,9 +11,19 @@ from tasks.lineage.compute import seed
 from tasks.lineage.console import log, quiet
 from tasks.lineage.stage import GateError, Metrics, Out
 from tasks.model import adapter as adapters
-from tasks.model import chat
-from tasks.params import Compute, Dpo
-from tasks.training import examples, loop, optimiser, preferences, resume
+from tasks.model import chat, shapes
+from tasks.params import PROMPT_METHODS, Compute, Dpo
+from tasks.training import (
+    beforehand,
+    examples,
+    loop,
+    machine,
+    optimiser,
+    passes,
+    preferences,
+    resume,
+)
+from tasks.training.memory import Work
 
 FIRST_LOSS_TOLERANCE = 0.01
 
@@ -30,16 +40,17 @@ def run(
 
     quiet()
     seed(compute)
+    beforehand.check_model(base)
     tokenizer = chat.load_tokenizer(base)
-    pairs = examples.preference_pairs(examples.read_rows(data / "preferences.jsonl"), tokenizer)
-    held_out = examples.read_rows(data / "preferences_validation.jsonl")
-    validation = examples.preference_pairs(held_out, tokenizer)
+    pairs, names = _pairs(data / "preferences.jsonl", base, tokenizer)
+    validation, _ = _pairs(data / "preferences_validation.jsonl", base, tokenizer)
     method = adapters.checked_method(base, adapter)["method"]
+    compute = machine.settle(compute, _work(base, adapter, method, dpo, pairs))
     model = adapters.load_trainable(base, adapter)
 
     trainer = _trainer(model, tokenizer, pairs, validation, dpo, compute)
     optimiser.keep_prefix(trainer, method)
-    points = loop.train(trainer, "preference optimisation", curve, dpo)
+    points = loop.train(trainer, "preference optimisation", curve, dpo, names)
     check_first_loss(points[0]["loss"], dpo)
 
     adapters.save(model, tokenizer, base, method, out)
@@ -54,6 +65,35 @@ def run(
         "reward_accuracy_last": points[-1]["reward_accuracy"],
         "reward_margin_last": points[-1]["reward_margin"],
     }
+
+
+def _pairs(file: Path, base: Path, tokenizer: Any) -> tuple[Any, list[str]]:
+    """The pairs of a file, and their ids."""
+    rows = examples.read_rows(file)
+    names = [row["id"] for row in rows]
+    pairs = examples.preference_pairs(rows, tokenizer)
+    prompts, *answers = _lengths(pairs)
+    longer = [prompt + max(both) for prompt, *both in zip(prompts, *answers, strict=True)]
+    beforehand.check_context(base, longer, names, file)
+    return pairs, names
+
+
+def _lengths(pairs: Any) -> list[list[int]]:
+    """Tokens of each prompt, each chosen and each rejected answer."""
+    return [[len(ids) for ids in pairs[f"{part}_ids"]] for part in ("prompt", "chosen", "rejected")]
+
+
+def _work(base: Path, adapter: Path, method: str, dpo: Dpo, pairs: Any) -> Work:
+    """A pair is one sequence: prompt, chosen, rejected."""
+    weights = shapes.tensors(adapter).values()
+    return Work(
+        model=base,
+        trained=None if method == "full" else sum(tensor.size for tensor in weights),
+        quantised=method == "qlora",
+        sequences=dpo.batch_size,
+        longest=max(map(sum, zip(*_lengths(pairs), strict=True))),
+        own_forward=method in PROMPT_METHODS,
+    )
 
 
 def check_first_loss(loss: float, dpo: Dpo) -> None:
@@ -76,7 +116,7 @@ def _trainer(
     class PreferenceTrainer(resume.Resumable, preferences.Preferences, Trainer):  # type: ignore[misc]
         """Goes on where a killed run stopped."""
 
-        pass_tokens = compute.pass_tokens
+        pass_tokens = passes.budget(compute)
         settings = dpo
 
     with tempfile.TemporaryDirectory() as scratch:

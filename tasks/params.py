@@ -48,7 +48,10 @@ class Compute(Section):
     seed: Annotated[int, Field(ge=0, lt=2**32)]
     threads: Count
     instruction_set: Literal["avx2", "native"]
-    pass_tokens: Count | None
+    dtype: Literal["auto", "float32", "bfloat16"]
+    attention: Literal["auto", "sdpa", "eager", "flash_attention_2"]
+    gradient_checkpointing: Literal["auto"] | bool
+    pass_tokens: Literal["auto"] | Count | None
 
 
 class Optimiser(Section):
@@ -217,10 +220,11 @@ class CptLora(Section):
     target_modules: Targets
 
 
-class Cpt(Training):
+class Cpt(Validated):
     method: Literal["full", "lora"]
     lora: CptLora
     block_tokens: Annotated[int, Field(ge=16)]
+    validation_share: Annotated[float, Field(ge=0, lt=1)]
 
 
 class AdaLora(Section):
@@ -491,6 +495,15 @@ def _in_file(loc: Loc) -> Loc:
 
 
 _ABSENT = object()
+
+
+def is_section(loc: Loc) -> bool:
+    """Whether a mapping of known keys stands at a place of the file; below any other value keys are
+    free."""
+    annotation: Any = Params
+    for part in loc:
+        annotation = _child(annotation, part)
+    return annotation is not _ABSENT and _is_section(annotation)
 
 
 def _is_section(annotation: Any) -> bool:

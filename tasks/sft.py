@@ -12,7 +12,17 @@ from tasks.lineage.console import log, quiet
 from tasks.lineage.stage import Metrics, Out
 from tasks.model import adapter, chat
 from tasks.params import PROMPT_METHODS, Compute, Sft
-from tasks.training import examples, handoff, loop, optimiser, passes, resume
+from tasks.training import (
+    beforehand,
+    examples,
+    handoff,
+    loop,
+    machine,
+    memory,
+    optimiser,
+    passes,
+    resume,
+)
 
 
 def run(base: Path, data: Path, out: Out, curve: Out, sft: Sft, compute: Compute) -> Metrics:
@@ -25,9 +35,12 @@ def run(base: Path, data: Path, out: Out, curve: Out, sft: Sft, compute: Compute
 
     quiet()
     seed(compute)
+    beforehand.check_model(base)
+    beforehand.check_targets(base, sft)
     tokenizer = chat.load_tokenizer(base)
-    train = examples.supervised_chats(examples.read_rows(data / "train.jsonl"), tokenizer)
-    validation = examples.supervised_chats(examples.read_rows(data / "validation.jsonl"), tokenizer)
+    train, names = _chats(data / "train.jsonl", base, tokenizer)
+    validation, _ = _chats(data / "validation.jsonl", base, tokenizer)
+    compute = machine.settle(compute, _work(base, sft, train))
     model = adapter.load_base(base, sft.method)
     fixed = validation["input_ids"][: handoff.PROMPTS]
     handed_on = handoff.next_tokens(model, fixed)
@@ -44,7 +57,7 @@ def run(base: Path, data: Path, out: Out, curve: Out, sft: Sft, compute: Compute
     else:
         start = handoff.next_tokens(trainer.model, fixed)
         handoff.check(handed_on, start, handoff.EXACT, "the start of sft", _START)
-    points = loop.train(trainer, "supervised fine-tuning", curve, sft)
+    points = loop.train(trainer, "supervised fine-tuning", curve, sft, names)
     log.info("validation loss %.4f, of step %d", trainer.best.loss, trainer.best.step)
 
     adapter.save(model, tokenizer, base, sft.method, out)
@@ -63,6 +76,26 @@ def run(base: Path, data: Path, out: Out, curve: Out, sft: Sft, compute: Compute
 _START = "run `dvc repro -f cpt`, and check that models/cpt is what it wrote: `dvc status cpt`"
 
 
+def _chats(file: Path, base: Path, tokenizer: Any) -> tuple[Any, list[str]]:
+    """The conversations of a file, and their ids."""
+    rows = examples.read_rows(file)
+    names = [row["id"] for row in rows]
+    chats = examples.supervised_chats(rows, tokenizer)
+    beforehand.check_context(base, [len(ids) for ids in chats["input_ids"]], names, file)
+    return chats, names
+
+
+def _work(base: Path, sft: Sft, train: Any) -> memory.Work:
+    return memory.Work(
+        model=base,
+        trained=memory.trained(base, sft),
+        quantised=sft.method == "qlora",
+        sequences=sft.batch_size,
+        longest=max(len(ids) for ids in train["input_ids"]),
+        own_forward=sft.method in PROMPT_METHODS,
+    )
+
+
 def _trainer(
     model: Any, tokenizer: Any, train: Any, validation: Any, sft: Sft, compute: Compute
 ) -> Any:
@@ -72,7 +105,7 @@ def _trainer(
     class SupervisedTrainer(resume.Resumable, passes.NextToken, SFTTrainer):  # type: ignore[misc]
         """TRL's, with a loss that computes less, and goes on where a killed run stopped."""
 
-        pass_tokens = compute.pass_tokens
+        pass_tokens = passes.budget(compute)
 
     with tempfile.TemporaryDirectory() as scratch, adapter.kept_in_float32(model):
         arguments = loop.arguments(sft, compute, Path(scratch)) | {

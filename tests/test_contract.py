@@ -33,6 +33,7 @@ MACHINERY = {
     "tasks/params.py": "the values that it hands on are declared as params",
     "tasks/lineage/stage.py": "calls the stage; its own files are the records, which say what ran",
     "tasks/lineage/console.py": "what a person sees",
+    "tasks/lineage/chosen.py": "hands on what the record keeps",
     "tasks/lineage/tracking.py": "what MLflow is told",
     "tasks/lineage/unfinished.py": "where an interrupted stage finds what it kept",
     "tasks/lineage/courier.py": "carries that to MLflow",

@@ -45,7 +45,7 @@ def exists(command: str) -> tuple[bool, str]:
         probe = ["make", "--dry-run", *words[1:]]
     elif words[0] == "git":
         return words[1] in ("clone", "diff", "show", "checkout", "add", "commit"), "git"
-    elif words[0] == "python" and words[1].startswith("benchmarks/"):
+    elif words[0] == "python" and words[1].startswith(("benchmarks/", "data/")):
         probe = [sys.executable, words[1], "--help"]
     elif words[:2] == ["python", "-m"]:
         probe = [sys.executable, *words[1:3], "--help"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +19,15 @@ Point = tuple[float, float]
 
 
 @dataclass(frozen=True)
+class Losses:
+    """Of a training stage, by step; both are empty for one that is switched off."""
+
+    training: list[Point]
+    validation: list[Point]
+    """Where it was measured."""
+
+
+@dataclass(frozen=True)
 class Tick:
     at: float
     """Position in the drawing."""
@@ -27,31 +36,43 @@ class Tick:
 
 @dataclass(frozen=True)
 class Plot:
-    """What the page draws of a curve; `line` is the points of an SVG polyline."""
+    """What the page draws of a stage; `line` and `validation` are the points of SVG polylines."""
 
     name: str
     steps: int
     first: float
     last: float
     line: str
+    validation: str
+    dots: list[Point]
+    """Of the validation losses, in the drawing."""
+    best: float | None
+    """The lowest validation loss."""
     ticks_x: list[Tick]
     ticks_y: list[Tick]
 
 
-def read(folder: Path) -> dict[str, list[Point]]:
-    """The curve of each training stage, from <stage>.csv; empty for one that is switched off."""
+def read(folder: Path) -> dict[str, Losses]:
+    """The losses of each training stage, from <stage>.csv."""
     found = {}
     for name in TRAINED:
         with (folder / f"{name}.csv").open(encoding="utf-8", newline="") as file:
-            found[name] = [(float(row["step"]), float(row["loss"])) for row in csv.DictReader(file)]
+            rows = list(csv.DictReader(file))
+        found[name] = Losses(_column(rows, "loss"), _column(rows, "validation_loss"))
     return found
 
 
-def plot(name: str, points: Sequence[Point]) -> Plot:
+def _column(rows: Sequence[Mapping[str, str]], name: str) -> list[Point]:
+    return [(float(row["step"]), float(row[name])) for row in rows if row.get(name)]
+
+
+def plot(name: str, losses: Losses) -> Plot:
     """Lay a curve out. Many steps are averaged in pairs, threes and so on, to MOST_POINTS."""
+    points = losses.training
     size = math.ceil(len(points) / MOST_POINTS)
     shown = [_mean(points[start : start + size]) for start in range(0, len(points), size)]
-    ticks = nice_ticks(min(loss for _, loss in shown), max(loss for _, loss in shown), TICKS)
+    drawn = [loss for _, loss in (*shown, *losses.validation)]
+    ticks = nice_ticks(min(drawn), max(drawn), TICKS)
     low, high = ticks[0], ticks[-1]
     first, last = points[0][0], points[-1][0]
 
@@ -68,6 +89,9 @@ def plot(name: str, points: Sequence[Point]) -> Plot:
         first=points[0][1],
         last=points[-1][1],
         line=" ".join(f"{x(step)},{y(loss)}" for step, loss in shown),
+        validation=" ".join(f"{x(step)},{y(loss)}" for step, loss in losses.validation),
+        dots=[(x(step), y(loss)) for step, loss in losses.validation],
+        best=min((loss for _, loss in losses.validation), default=None),
         ticks_x=[Tick(x(step), f"{step:g}") for step in dict.fromkeys((first, last))],
         ticks_y=[Tick(y(loss), f"{loss:.3g}") for loss in ticks],
     )

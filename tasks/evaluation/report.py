@@ -89,7 +89,7 @@ def write(
     verdict: Verdict,
     contaminated: Mapping[str, Contamination],
     preparation: Preparation,
-    losses: Mapping[str, Sequence[curves.Point]],
+    losses: Mapping[str, curves.Losses],
     choices: Mapping[str, Choice],
     records: Sequence[Mapping[str, Any]],
     confidence: float,
@@ -107,7 +107,7 @@ def write(
         document: what becomes models/evaluate.metrics.json.
         contaminated: what of each split, and of each benchmark, stands in the training data.
         preparation: what the stages before training made of the data.
-        losses: the loss curve of each training stage; empty for one that is switched off.
+        losses: of each training stage; empty for one that is switched off.
         choices: how each candidate answers.
         records: of the stages that made the model, each behind those that it reads from.
         costs: clock readings by candidate. They differ from run to run, so they are only given for
@@ -154,7 +154,8 @@ def write(
         errors=_errors(document, [rows[at] for at in test], asked),
         data=_data(preparation),
         plots=[
-            (name, curves.plot(name, points) if points else None) for name, points in losses.items()
+            (name, curves.plot(name, found) if found.training else None)
+            for name, found in losses.items()
         ],
         costs=_costs(costs),
         picture=_picture(records),

@@ -73,7 +73,20 @@ def inputs(recorded: Mapping[str, Any], rebuilt: Mapping[str, Any]) -> list[str]
         for path in sorted(before.keys() | after.keys())
         if before.get(path) != after.get(path)
     ]
-    return differing + params(recorded["params"], rebuilt["params"])
+    return (
+        differing + params(recorded["params"], rebuilt["params"]) + circumstances(recorded, rebuilt)
+    )
+
+
+def circumstances(recorded: Mapping[str, Any], rebuilt: Mapping[str, Any]) -> list[str]:
+    """What a stage chose by its machine and what of the machine it went by, where both records tell."""
+    return [
+        f"{what} {key}: was {before.get(key, 'absent')!r}, is {after.get(key, 'absent')!r}"
+        for what in ("machine", "resolved")
+        if (before := recorded.get(what)) and (after := rebuilt.get(what))
+        for key in sorted(before.keys() | after.keys())
+        if before.get(key) != after.get(key)
+    ]
 
 
 def params(recorded: Mapping[str, Any], rebuilt: Mapping[str, Any]) -> list[str]:

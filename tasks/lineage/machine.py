@@ -70,6 +70,12 @@ def _cpu(cpuinfo: Path) -> dict[str, Any]:
     }
 
 
+def cpu_flags() -> list[str]:
+    """The instruction sets of this processor, of those that change results."""
+    flags: list[str] = _cpu(Path("/proc/cpuinfo"))["flags"]
+    return flags
+
+
 def _gpus(folder: Path) -> list[str]:
     """The names that the NVIDIA driver gives its cards."""
     names = []

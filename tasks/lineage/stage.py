@@ -34,7 +34,7 @@ from typing import Annotated, Any, NoReturn
 
 from ruamel.yaml import YAML
 
-from tasks.lineage import compute, hashes, process, tracking, unfinished, whole
+from tasks.lineage import chosen, compute, hashes, process, tracking, unfinished, whole
 from tasks.lineage.console import log, setup
 from tasks.params import Params, ParamsError, Section, load
 
@@ -151,6 +151,7 @@ def _execute(
     tracking.use(spool)
     kept = unfinished.place(STATE / "unfinished", name, inputs, values)
     unfinished.use(kept)
+    chosen.forget()
     courier = _start_courier()
     status: tracking.Status = "FAILED"
     try:
@@ -246,6 +247,7 @@ def _record(
         "stage": name,
         "params": params,
         "inputs": dict(inputs),
+        **chosen.noted(),
         "outputs": {
             out: {"md5": hashes.dvc_md5(Path(out)), "sha256": hashes.sha256(Path(out))}
             for out in outs

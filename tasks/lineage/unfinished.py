@@ -2,7 +2,8 @@
 
 It lies in the state of the work tree, not among DVC's outputs, under a key of all that decides the
 result: the stage's inputs (code and lock file included) and its parameters.  So nothing is ever taken
-up that belongs to other inputs.  The runner removes it when the stage is done.
+up that belongs to other inputs.  What a stage chooses by the machine that it runs on joins the key.
+The runner removes it when the stage is done.
 Outside a stage (in a test or a notebook) there is none.
 """
 
@@ -28,6 +29,12 @@ def use(folder: Path | None) -> None:
     """Keep things there from now on; None keeps nothing."""
     global _folder
     _folder = folder
+
+
+def narrow(values: Mapping[str, Any]) -> None:
+    """From now on keep things apart by these values too, which the stage found out itself."""
+    if _folder is not None:
+        use(_folder / hashes.sha256_json([_folder.name, dict(values)])[:KEY_DIGITS])
 
 
 def folder() -> Path | None:

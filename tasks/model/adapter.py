@@ -52,7 +52,10 @@ def write_none(base: Path, out: Path) -> None:
 
 def load_base(base: Path, method: str) -> PreTrainedModel:
     """The model below an adapter of this method, frozen."""
-    model = load.load_quantised(base) if method == "qlora" else load.load_model(base)
+    if method == "qlora":
+        model = load.load_quantised(base)
+    else:
+        model = load.load_model(base, frozen=method != "full")
     model.requires_grad_(False)
     return model
 

@@ -6,22 +6,43 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tasks.lineage.stage import FAULT, StageError
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+_dtype: str | None = None
+_attention: str | None = None
 
 ADAPTER = "adapter"
 """Folder inside a model's, of virtual tokens that were trained and that no weight can take up."""
 
 
-def load_model(folder: Path) -> PreTrainedModel:
-    """A model in float32 on a CPU, in its own type on a GPU, with the virtual tokens of its folder."""
+def use(dtype: str | None, attention: str | None) -> None:
+    """Compute so from now on, in this process; None goes by the device, or by the model."""
+    global _dtype, _attention
+    _dtype, _attention = dtype, attention
+
+
+def load_model(folder: Path, frozen: bool = False) -> PreTrainedModel:
+    """A model in float32 on a CPU, in its own type on a GPU, with the virtual tokens of its folder.
+
+    Args:
+        frozen: nothing of it is trained, so that it may be held in the type that is computed in.
+            Weights that are trained stay float32: most steps of an optimiser are too small for bfloat16.
+    """
     import torch
     from transformers import AutoModelForCausalLM
 
     dtype: Any = "auto" if torch.cuda.is_available() else torch.float32
+    if _dtype is not None:
+        dtype = compute_dtype() if frozen else torch.float32
     model = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=dtype, local_files_only=True, use_safetensors=True
+        folder,
+        dtype=dtype,
+        attn_implementation=_attention,
+        local_files_only=True,
+        use_safetensors=True,
     )
     model = model.to(device())
     if (folder / ADAPTER).is_dir():
@@ -54,6 +75,7 @@ def load_quantised(folder: Path) -> PreTrainedModel:
         folder,
         quantization_config=config,
         dtype=compute_dtype(),
+        attn_implementation=_attention,
         device_map={"": device()},
         local_files_only=True,
         use_safetensors=True,
@@ -73,7 +95,31 @@ def device() -> str:
 
 
 def compute_dtype() -> Any:
-    """bfloat16 where the hardware has it; without it a bfloat16 step is 12 times slower."""
+    """What was chosen; else bfloat16 on a GPU, float32 on a CPU."""
     import torch
 
+    if _dtype is not None:
+        return getattr(torch, _dtype)
     return torch.bfloat16 if torch.cuda.is_available() else torch.float32
+
+
+def require_quantisation() -> None:
+    """Quantise a few numbers before a model is loaded for it.
+
+    Raises:
+        StageError: when bitsandbytes is missing or has no backend for this machine.
+    """
+    import torch
+
+    try:
+        from bitsandbytes import functional
+
+        functional.quantize_4bit(torch.zeros(64, 64, device=device()), quant_type="nf4")
+    except Exception as error:  # what a missing backend raises depends on the version
+        fault = StageError(
+            f"sft.method: qlora needs bitsandbytes, which does not work here ({error}); "
+            "`python -m bitsandbytes` says more, `pip install -r requirements.lock` brings it; or set "
+            "sft.method to lora"
+        )
+        fault.exit_code = FAULT
+        raise fault from error

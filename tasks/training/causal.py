@@ -6,8 +6,9 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks.params import Compute, Optimiser
+from tasks.params import Compute, Optimiser, Validated
 from tasks.training import loop, passes, resume
+from tasks.training.validation import Best
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -21,14 +22,24 @@ def train_causal(
     compute: Compute,
     length: dict[str, int],
     curve: Path | None,
-) -> list[dict[str, float]]:
-    """Train in place. `length` is {"num_train_epochs": n} or {"max_steps": n}."""
+    validation: Dataset | None = None,
+) -> tuple[list[dict[str, float]], Best]:
+    """Train in place.
+
+    Args:
+        length: {"num_train_epochs": n} or {"max_steps": n}.
+        validation: blocks held out; with them, `settings` says how often they are looked at, and the
+            best weights are what remains.
+
+    Returns:
+        what was logged at each step, and the lowest validation loss.
+    """
     from transformers import Trainer, TrainingArguments, default_data_collator
 
     class CausalTrainer(resume.Resumable, passes.NextToken, Trainer):  # type: ignore[misc]
         """Goes on where a killed run stopped."""
 
-        pass_tokens = compute.pass_tokens
+        pass_tokens = passes.budget(compute)
 
     with tempfile.TemporaryDirectory() as scratch:
         arguments = loop.arguments(settings, compute, Path(scratch)) | length
@@ -36,6 +47,9 @@ def train_causal(
             model=model,
             args=TrainingArguments(**arguments),
             train_dataset=blocks,
+            eval_dataset=validation,
             data_collator=default_data_collator,
         )
-        return loop.train(trainer, "next-token training", curve)
+        validated = settings if isinstance(settings, Validated) and validation else None
+        points = loop.train(trainer, "next-token training", curve, validated)
+    return points, trainer.best

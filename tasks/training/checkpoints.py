@@ -26,6 +26,8 @@ KEPT = 2
 """The last, and the one before it, should the last turn out to be damaged."""
 
 MANIFEST = "manifest.json"
+KEY = "key"
+"""Of the run that a checkpoint belongs to: the name of its store's folder."""
 _STEP, _DAMAGED = "step-", "damaged-"
 
 
@@ -46,16 +48,16 @@ class Store:
         self.folder = folder
 
     def newest(self) -> Path | None:
-        """The last checkpoint that is what was written; a damaged one is set aside."""
+        """The last checkpoint that is what was written, for this run; any other is set aside."""
         for folder in self._steps():
-            fault = _fault(folder)
+            fault = _fault(folder, self.folder.name)
             if fault is None:
                 return folder
             aside = folder.with_name(f"{_DAMAGED}{folder.name}")
             whole.remove(aside)
             folder.rename(aside)
             log.warning(
-                "the checkpoint %s is damaged (%s) and set aside; going on from the one before it",
+                "the checkpoint %s is set aside (%s); going on from the one before it",
                 folder,
                 fault,
             )
@@ -87,7 +89,7 @@ class Store:
             for name, group in tensors.items():
                 kept = {key: value.detach().cpu().contiguous() for key, value in group.items()}
                 save_file(kept, beside / f"{name}.safetensors")
-            for name, value in documents.items():
+            for name, value in {**documents, KEY: self.folder.name}.items():
                 (beside / f"{name}.json").write_text(json.dumps(value), encoding="utf-8")
             manifest = json.dumps(hashes.manifest(beside), indent=2)
             (beside / MANIFEST).write_text(manifest, encoding="utf-8")
@@ -121,7 +123,7 @@ class Store:
         )
 
 
-def _fault(folder: Path) -> str | None:
+def _fault(folder: Path, key: str) -> str | None:
     """Why a checkpoint cannot be trusted."""
     try:
         stated = dict(json.loads((folder / MANIFEST).read_text(encoding="utf-8")))
@@ -132,6 +134,8 @@ def _fault(folder: Path) -> str | None:
         if stated.get(name) != found.get(name):
             missing = name not in found
             return f"{name} is missing" if missing else f"{name} is not what was written"
+    if json.loads((folder / f"{KEY}.json").read_text(encoding="utf-8")) != key:
+        return "it is of a run with other inputs or params"
     return None
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,11 +49,11 @@ def arguments(settings: Optimiser, compute: Compute, scratch: Path) -> dict[str,
         "optim": "adamw_torch_fused",  # the unfused one takes square roots from MKL, by vendor
         "seed": compute.seed,
         "data_seed": compute.seed,
-        "bf16": gpu,
+        "bf16": compute.dtype == "bfloat16",
         "use_cpu": not gpu,
-        # On a CPU recomputing activations made 60 steps take 59 s instead of 7 s, for memory that
-        # a small model does not need.
-        "gradient_checkpointing": gpu,
+        # TRL's default is on: it made 60 steps take 59 s instead of 7 s, for memory that a small model
+        # does not need.
+        "gradient_checkpointing": compute.gradient_checkpointing is True,
         "train_sampling_strategy": "group_by_length",  # batches of like length: less padding
         "logging_steps": 1,
         "logging_nan_inf_filter": False,
@@ -66,7 +66,11 @@ def arguments(settings: Optimiser, compute: Compute, scratch: Path) -> dict[str,
 
 
 def train(
-    trainer: Any, what: str, curve: Path | None, validated: Validated | None = None
+    trainer: Any,
+    what: str,
+    curve: Path | None,
+    validated: Validated | None = None,
+    names: Sequence[str] | None = None,
 ) -> list[dict[str, float]]:
     """Run a trainer to its end, from where an interrupted run of the same stage stopped.
 
@@ -74,6 +78,7 @@ def train(
         trainer: with `resume.Resumable` mixed in.
         validated: validate as this says, on the trainer's validation rows, and end with the best
             weights; None ends with the last.
+        names: of the rows that are trained on, for errors; None names blocks of packed text by number.
 
     Returns:
         what the trainer logged at each step: `step`, `loss`, and more by trainer; `validation_loss`
@@ -81,12 +86,12 @@ def train(
         go to MLflow while training runs, and to `curve` as CSV.
 
     Raises:
-        Diverged: at the first step whose loss is not finite.
+        Diverged: at the first step whose loss or gradient is not finite, or at such a validation.
     """
     from transformers import PrinterCallback
 
     with progress(what, total=_steps(trainer)) as advance:
-        trainer.add_callback(_callback(trainer, what, advance))
+        trainer.add_callback(_callback(trainer, what, advance, names))
         trainer.remove_callback(PrinterCallback)
         if validated is not None:
             settings = validated.validations, validated.patience
@@ -101,12 +106,14 @@ def train(
 
 
 def write_curve(points: Iterable[dict[str, float]], path: Path) -> None:
-    """Write points as CSV with columns step, loss, and the others in alphabetical order."""
+    """Write points as CSV with columns step, loss, validation_loss (empty where it was not measured),
+    and the others in alphabetical order."""
     points = list(points)
-    others = sorted({key for point in points for key in point} - {"step", "loss"})
+    always = ["step", "loss", "validation_loss"]  # DVC draws no curve that lacks a column
+    others = sorted({key for point in points for key in point}.difference(always))
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, ["step", "loss", *others], lineterminator="\n")
+        writer = csv.DictWriter(file, [*always, *others], lineterminator="\n")
         writer.writeheader()
         writer.writerows(points)
 
@@ -122,7 +129,9 @@ _KEPT = {
 }
 
 
-def _callback(trainer: Any, what: str, advance: Any) -> TrainerCallback:
+def _callback(
+    trainer: Any, what: str, advance: Any, names: Sequence[str] | None
+) -> TrainerCallback:
     from transformers import TrainerCallback
 
     class Observer(TrainerCallback):  # type: ignore[misc]
@@ -134,6 +143,11 @@ def _callback(trainer: Any, what: str, advance: Any) -> TrainerCallback:
         def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
             if logs and "eval_loss" in logs:
                 loss = float(logs["eval_loss"])
+                if not math.isfinite(loss):
+                    raise Diverged(
+                        f"step {state.global_step}: the validation loss is {loss}; lower the learning "
+                        "rate, or look at the validation rows of this stage"
+                    )
                 trainer.points[-1]["validation_loss"] = round(loss, validation.DIGITS)
                 tracking.log_metrics({"validation_loss": loss}, step=int(state.global_step))
                 log.info("%s: step %d, validation loss %.4f", what, state.global_step, loss)
@@ -141,17 +155,29 @@ def _callback(trainer: Any, what: str, advance: Any) -> TrainerCallback:
                 return
             step = int(state.global_step)
             loss = float(logs["loss"])
-            if not math.isfinite(loss):
-                raise Diverged(
-                    f"step {step}: the loss is {loss}; lower the learning rate "
-                    f"({logs.get('learning_rate')} at this step) or look at the data of this stage"
-                )
+            for quantity, value in (("loss", loss), ("gradient", logs.get("grad_norm", 0.0))):
+                if not math.isfinite(value):
+                    raise Diverged(
+                        f"step {step}: the {quantity} is {value}; look at what was trained on in this "
+                        f"step ({_named(trainer.rows_of_step(), names)}), or lower the learning rate "
+                        f"({logs.get('learning_rate')} at this step)"
+                    )
             kept = {name: float(logs[key]) for key, name in _KEPT.items() if key in logs}
             trainer.points.append({"step": step, **{key: round(kept[key], 6) for key in kept}})
             tracking.log_metrics(kept, step=step)
             advance(step, f"loss {loss:.4f}")
 
     return Observer()
+
+
+MOST_NAMED = 32
+"""Rows in an error."""
+
+
+def _named(rows: Sequence[int], names: Sequence[str] | None) -> str:
+    shown = [names[row] if names else str(row + 1) for row in rows[:MOST_NAMED]]
+    more = f" and {len(rows) - MOST_NAMED} more" if len(rows) > MOST_NAMED else ""
+    return f"{'rows' if names else 'blocks'} {', '.join(shown)}{more}"
 
 
 def _steps(trainer: Trainer) -> int:

@@ -10,8 +10,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from tasks.params import Compute
+
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+def budget(compute: Compute) -> int | None:
+    """Tokens of a pass, of a `compute` that `machine.settle` has resolved."""
+    assert compute.pass_tokens != "auto"
+    return compute.pass_tokens
 
 
 def split(batch: Mapping[str, Tensor], tokens: int | None) -> Iterator[dict[str, Tensor]]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import random
 import signal
 import threading
@@ -92,6 +93,22 @@ class Resumable:
         )
         self.lr_scheduler.load_state_dict(_read(checkpoint, "schedule"))
 
+    def get_train_dataloader(self: Any) -> Any:
+        """As the trainer does, and note which rows come in which order."""
+        loader = super().get_train_dataloader()  # type: ignore[misc]
+        batches = loader.batch_sampler
+        if not isinstance(batches.sampler, _Noted):
+            batches.sampler = _Noted(batches.sampler)
+        self._order = batches.sampler
+        return loader
+
+    def rows_of_step(self: Any) -> list[int]:
+        """Which rows of the training data the last step saw."""
+        size = self.args.per_device_train_batch_size * self.args.gradient_accumulation_steps
+        steps_before = (self.state.global_step - 1) % math.ceil(len(self.train_dataset) / size)
+        rows: list[int] = self._order.rows[steps_before * size :][:size]
+        return rows
+
     def evaluate(self: Any, *arguments: Any, **named: Any) -> Any:
         """As the trainer does; training goes on as if it had not been: even a pass over validation rows
         draws from torch's generator."""
@@ -103,6 +120,26 @@ class Resumable:
     def _load_rng_state(self: Any, checkpoint: str | None) -> None:
         if checkpoint is not None:
             _set_generators(_stored(checkpoint, "generators"))
+
+
+class _Noted:
+    """A sampler that remembers the order that it gave in this epoch."""
+
+    def __init__(self, sampler: Any) -> None:
+        self._sampler = sampler
+        self.rows: list[int] = []
+
+    def __len__(self) -> int:
+        return len(self._sampler)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._sampler, name)
+
+    def __iter__(self) -> Iterator[int]:
+        self.rows = []
+        for row in self._sampler:
+            self.rows.append(row)
+            yield row
 
 
 def train(trainer: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,6 +11,7 @@ import pytest
 
 from flows import preflight
 from tasks.lineage.stage import FAULT, MISUSE, StageError
+from tasks.params import load
 
 PARAMS = Path("params.yaml")
 
@@ -112,6 +114,51 @@ def test_files_of_the_base_model(
     assert len(found()) == 1
     assert found()[0].startswith(f"params.yaml:{line}: base.")
     assert message in found()[0]
+
+
+@pytest.fixture
+def local(project: Path, tiny_model: Path) -> Path:
+    """A project whose base model lies in a folder."""
+    change(PARAMS, "    path: null\n", f"    path: {tiny_model}\n")
+    change(PARAMS, "source: scratch ", "source: local ")
+    return tiny_model
+
+
+def test_target_modules_and_lengths_of_a_base_that_lies_here(local: Path) -> None:
+    assert found() == []
+    targets = change(PARAMS, "target_modules: [q_proj, k_proj,", "target_modules: [q_proj, kproj,")
+    tokens = change(PARAMS, "max_tokens: 256 ", "max_tokens: 999 ")
+    assert found() == [
+        f"params.yaml:{targets}: sft.target_modules: kproj not in this model; it has down_proj, "
+        "embed_tokens, gate_proj, k_proj, lm_head, o_proj, q_proj, up_proj, v_proj",
+        f"params.yaml:{tokens}: format.max_tokens: is 999, more than the context of {local} (512 "
+        "tokens); lower it",
+    ]
+
+
+def test_a_base_of_other_params_says_nothing(project: Path, tiny_model: Path) -> None:
+    shutil.copytree(tiny_model, "models/base", dirs_exist_ok=True)
+    change(PARAMS, "target_modules: [q_proj, k_proj,", "target_modules: [q_proj, kproj,")
+    Path("models/records").mkdir(exist_ok=True)
+    record = Path("models/records/base.json")
+    record.write_text(json.dumps({"params": {"base": {"source": "hub"}}}))
+    assert found() == []
+    record.write_text(json.dumps({"params": {"base": load(PARAMS).base.model_dump(mode="json")}}))
+    assert "kproj not in this model" in found()[0]
+
+
+def test_what_the_machine_lacks(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    line = change(PARAMS, "attention: auto  ", "attention: flash_attention_2  ")
+    monkeypatch.setattr(preflight.machine, "facts", lambda: {"gpus": []})
+    assert found() == [
+        f"params.yaml:{line}: compute.attention: is flash_attention_2, which needs a CUDA device, "
+        "and there is none; say auto"
+    ]
+    monkeypatch.setattr(preflight.machine, "facts", lambda: {"gpus": ["NVIDIA H200"]})
+    monkeypatch.setattr(preflight.importlib.util, "find_spec", lambda name: None)
+    told = found()
+    assert any("needs the package flash-attn; install it, or say auto" in text for text in told)
+    assert any("sft.method: is qlora, which needs the package bitsandbytes;" in t for t in told)
 
 
 def test_a_gguf_package_that_is_not_installed(project: Path) -> None:

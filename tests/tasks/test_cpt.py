@@ -46,7 +46,10 @@ def test_a_complete_model_comes_out_and_the_same_twice(
     assert [int(row["step"]) for row in rows] == list(range(1, metrics["steps"] + 1))
     assert float(rows[0]["loss"]) == metrics["loss_first"] > metrics["loss_last"]
     assert math.isclose(metrics["loss_first"], math.log(400), rel_tol=0.05)  # tokens of the model
-    assert metrics["texts"] == 8
+    assert (metrics["texts"], metrics["texts_held_out"]) == (7, 1)
+    validated = {int(row["step"]): row["validation_loss"] for row in rows if row["validation_loss"]}
+    assert float(validated[metrics["best_step"]]) == metrics["validation_loss"]
+    assert metrics["validation_loss"] == min(map(float, validated.values()))
     assert metrics["steps"] == math.ceil(metrics["tokens"] / 32 / 4)  # blocks of 32, 4 a step
 
 
@@ -57,7 +60,26 @@ def test_switched_off_hands_the_base_on(
     out, curve = tmp_path / "cpt", tmp_path / "curves/cpt.csv"
     assert cpt.run(tiny_model, formatted, out, curve, off, compute) == {"enabled": 0}
     assert hashes.manifest(out) == hashes.manifest(tiny_model)
-    assert curve.read_text() == "step,loss\n"
+    assert curve.read_text() == "step,loss,validation_loss\n"
+
+
+def test_without_validation_every_text_is_trained_on(
+    tiny_model: Path, formatted: Path, cpt_settings: Cpt, compute: Compute, tmp_path: Path
+) -> None:
+    whole = cpt_settings.model_copy(update={"validation_share": 0.0})
+    metrics = cpt.run(tiny_model, formatted, tmp_path / "o", tmp_path / "c.csv", whole, compute)
+    assert (metrics["texts"], metrics["texts_held_out"]) == (8, 0)
+    assert "validation_loss" not in metrics
+
+
+def test_texts_are_held_out_whole_and_in_order() -> None:
+    train, held_out = cpt.split(range(40), 0.1, seed=3)
+    assert sorted([*train, *held_out]) == list(range(40))
+    assert (train, held_out) == (sorted(train), sorted(held_out))
+    assert len(held_out) == 4
+    assert cpt.split(range(40), 0.1, seed=3)[1] == held_out != cpt.split(range(40), 0.1, seed=4)[1]
+    with pytest.raises(StageError, match=r"^cpt\.validation_share: 0\.9 of 2 texts leaves none to"):
+        cpt.split(range(2), 0.9, seed=3)
 
 
 def test_no_text_is_refused(

@@ -120,7 +120,7 @@ def test_switched_off_hands_the_adapter_on(
     metrics = dpo.run(tiny_model, sft_run.out, formatted, out, curve, off, compute)
     assert metrics == {"enabled": 0}
     assert hashes.manifest(out) == hashes.manifest(sft_run.out)
-    assert curve.read_text() == "step,loss\n"
+    assert curve.read_text() == "step,loss,validation_loss\n"
 
 
 def test_no_pairs_are_refused(

@@ -25,7 +25,7 @@ def drawn(root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any
     write_plots(folder / "data" / "formatted")
     (folder / "models" / "curves").mkdir(parents=True)
     curves = folder / "models" / "curves"
-    (curves / "cpt.csv").write_text("step,loss\n1,2.5\n2,2.0\n")
+    (curves / "cpt.csv").write_text("step,loss,validation_loss\n1,2.5,\n2,2.0,2.25\n")
     for name in ("sft", "dpo"):
         (curves / f"{name}.csv").write_text("step,loss,validation_loss\n1,2.5,\n2,2.0,2.2\n")
     (folder / "models" / "report" / "plots").mkdir(parents=True)
@@ -47,8 +47,8 @@ def test_every_plot_has_its_rows(drawn: dict[str, Any]) -> None:
         "lengths.csv": 4,
         "classes.csv": 4,
         "clusters.csv": 3,
-        "cpt.csv": 2,
-        "sft.csv": 4,  # a row for the loss, and one for that of validation
+        "cpt.csv": 4,  # a row for the loss, and one for that of validation
+        "sft.csv": 4,
         "dpo.csv": 4,
         "confusion.csv": 3,
     }

@@ -11,7 +11,7 @@ import pytest
 from small_runs import Trained, machine_names, write_rows
 
 from tasks import sft
-from tasks.lineage import hashes
+from tasks.lineage import chosen, hashes
 from tasks.lineage.stage import StageError
 from tasks.model import adapter
 from tasks.params import Compute, Sft
@@ -83,6 +83,24 @@ def test_lora_on_all_linear_layers(
     }  # fmt: skip
 
 
+def test_in_bfloat16_with_recomputed_activations_what_is_trained_stays_float32(
+    tiny_model: Path, formatted: Path, sft_settings: Sft, compute: Compute, tmp_path: Path
+) -> None:
+    from safetensors.torch import load_file
+
+    said = {"dtype": "bfloat16", "attention": "eager", "gradient_checkpointing": True}
+    settings = sft_settings.model_copy(
+        update={"method": "lora", "target_modules": "all-linear", "epochs": 1}
+    )
+    asked = compute.model_copy(update=said)
+    out = tmp_path / "sft"
+    metrics = sft.run(tiny_model, formatted, out, tmp_path / "sft.csv", settings, asked)
+    assert math.isfinite(metrics["validation_loss"])
+    weights = load_file(out / "adapter_model.safetensors")
+    assert {str(weight.dtype) for weight in weights.values()} == {"torch.float32"}
+    assert chosen.noted()["resolved"] == {**said, "pass_tokens": None}
+
+
 def test_another_seed_gives_another_adapter(
     sft_run: Trained,
     tiny_model: Path,
@@ -105,7 +123,7 @@ def test_switched_off_there_is_no_adapter(
     assert sft.run(tiny_model, formatted, out, curve, off, compute) == {"enabled": 0}
     assert [path.name for path in out.iterdir()] == ["method.json"]
     assert adapter.read_method(out) == {"method": "none", "base_sha256": hashes.sha256(tiny_model)}
-    assert curve.read_text() == "step,loss\n"
+    assert curve.read_text() == "step,loss,validation_loss\n"
 
 
 def test_no_rows_are_refused(

@@ -12,6 +12,7 @@ from prepared_data import contamination as stated
 from prepared_data import write_metrics, write_plots
 
 from tasks.evaluation import contamination, gates, preparation, report
+from tasks.evaluation.curves import Losses
 from tasks.evaluation.rows import SPLITS, Row
 from tasks.lineage.hashes import manifest
 from tasks.model.engines import Likelihood
@@ -195,7 +196,11 @@ def write(folder: Path, content: dict[str, Any]) -> str:
         verdict=gates.judge(document, content["gates"], None),
         contaminated=contaminated,
         preparation=dataclasses.replace(made, classes=content["answers"]),
-        losses={"cpt": [], "sft": [(1.0, 3.0), (2.0, 1.5)], "dpo": [(1.0, 0.69)]},
+        losses={
+            "cpt": Losses([], []),
+            "sft": Losses([(1.0, 3.0), (2.0, 1.5)], [(2.0, 1.75)]),
+            "dpo": Losses([(1.0, 0.69)], []),
+        },
         choices=content["choices"],
         records=content["records"],
         confidence=0.95,
@@ -251,7 +256,8 @@ def test_what_it_tells(tmp_path: Path, content: dict[str, Any]) -> None:
     assert "Candidate exact_match json_valid category_accuracy perplexity base" in text
     assert "regression , 3 rows; whether they stand in the training data was not judged" in text
     assert "mmlu.jsonl 60 60 0.050" in text
-    assert "cpt is switched off sft loss 3.000 → 1.500 in 2 steps" in text
+    assert "sft loss 3.000 → 1.500 in 2 steps; validation (dots), best 1.750" in text
+    assert "cpt is switched off sft loss" in text
     assert "share of its pairs of words that no training row has 0.220 0.410" in text
 
 

@@ -38,6 +38,10 @@ def run(data: Path, out: Out, sft: Sft, compute: Compute) -> Metrics:
         raise GateError("3 of 5 rows are bad, at most 1 may be; mend them")
     if order == "crash":
         raise RuntimeError("boom")
+    if order == "choose":
+        from tasks.lineage import chosen
+
+        chosen.note({"dtype": "float32"}, {"device": "cpu"})
     if order == "keep":
         from tasks.lineage import unfinished
 

@@ -155,6 +155,21 @@ def test_what_went_in_and_differs() -> None:
     assert compare.inputs(before, before) == []
 
 
+def test_what_a_stage_chose_otherwise_is_named_with_its_machine() -> None:
+    went_in = {"inputs": {}, "params": {}}
+    cpu = {"device": "cpu", "bfloat16": False}
+    before = {**went_in, "machine": cpu, "resolved": {"dtype": "float32", "pass_tokens": None}}
+    gpu = {"device": "NVIDIA H200", "bfloat16": True}
+    after = {**went_in, "machine": gpu, "resolved": {"dtype": "bfloat16", "pass_tokens": None}}
+    assert compare.inputs(before, after) == [
+        "machine bfloat16: was False, is True",
+        "machine device: was 'cpu', is 'NVIDIA H200'",
+        "resolved dtype: was 'float32', is 'bfloat16'",
+    ]
+    assert compare.inputs(before, before) == []
+    assert compare.inputs(before, went_in) == []  # of before it ran here
+
+
 def test_machines_are_compared_by_what_was_recorded() -> None:
     before = {"cpu": {"model": "A"}, "libraries": {"torch": "2.13.0"}}
     after = {"cpu": {"model": "B", "count": 2}, "libraries": {"torch": "2.13.0"}}

@@ -7,7 +7,15 @@ import pytest
 from tasks.lineage import compute
 from tasks.params import Compute
 
-PINNED = Compute(seed=7, threads=2, instruction_set="avx2", pass_tokens=None)
+PINNED = Compute(
+    seed=7,
+    threads=2,
+    instruction_set="avx2",
+    dtype="auto",
+    attention="auto",
+    gradient_checkpointing="auto",
+    pass_tokens="auto",
+)
 
 
 def test_threads_and_instruction_set_are_pinned() -> None:
@@ -18,9 +26,7 @@ def test_threads_and_instruction_set_are_pinned() -> None:
 
 
 def test_native_leaves_the_instruction_set_open() -> None:
-    native = compute.environment(
-        Compute(seed=7, threads=2, instruction_set="native", pass_tokens=None)
-    )
+    native = compute.environment(PINNED.model_copy(update={"instruction_set": "native"}))
     assert "ATEN_CPU_CAPABILITY" not in native
     assert "MKL_CBWR" not in native
 
@@ -29,7 +35,7 @@ def test_a_process_is_pinned_when_its_environment_is(monkeypatch: pytest.MonkeyP
     for name, value in compute.environment(PINNED).items():
         monkeypatch.setenv(name, value)
     assert compute.pinned(PINNED)
-    assert not compute.pinned(Compute(seed=7, threads=3, instruction_set="avx2", pass_tokens=None))
+    assert not compute.pinned(PINNED.model_copy(update={"threads": 3}))
 
 
 def test_the_seed_decides_every_generator() -> None:

@@ -62,6 +62,12 @@ def test_a_stage_writes_output_metrics_and_record(project) -> None:
     assert leftovers(project) == []
 
 
+def test_a_record_says_what_the_stage_chose_itself(project) -> None:
+    assert project.run(ORDER="choose").returncode == 0
+    record = read_json(project.root / "models/records/demo.json")
+    assert (record["resolved"], record["machine"]) == ({"dtype": "float32"}, {"device": "cpu"})
+
+
 def test_a_record_knows_no_clock_and_no_place(project) -> None:
     project.run()
     first = (project.root / "models/records/demo.json").read_bytes()

@@ -44,6 +44,7 @@ def test_the_last_two_are_kept(store: Store) -> None:
     newest = store.newest()
     assert newest == store.folder / "step-000000100"
     assert {path.name for path in newest.iterdir()} == {
+        "key.json",
         "manifest.json",
         "points.json",
         "weights.safetensors",
@@ -77,10 +78,22 @@ def test_a_damaged_one_is_set_aside_and_the_one_before_it_used(
     with caplog.at_level(logging.WARNING):
         assert store.newest() == store.folder / "step-000000001"
     assert why in caplog.text
-    assert "set aside; going on from the one before it" in caplog.text
+    assert "is set aside (" in caplog.text and "going on from the one before it" in caplog.text
     assert names(store) == ["damaged-step-000000002", "step-000000001"]
     damage(store.folder / "step-000000001")
     assert store.newest() is None
+
+
+def test_one_of_other_params_is_set_aside(
+    store: Store, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    other = Store(tmp_path / "other")
+    write(other, 5)
+    write(store, 3)
+    (other.folder / "step-000000005").rename(store.folder / "step-000000005")
+    with caplog.at_level(logging.WARNING):
+        assert store.newest() == store.folder / "step-000000003"
+    assert "is set aside (it is of a run with other inputs or params)" in caplog.text
 
 
 def test_no_room_says_how_much_is_needed_and_keeps_the_last(

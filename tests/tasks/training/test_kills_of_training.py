@@ -56,7 +56,7 @@ def kill_at(process: subprocess.Popen[bytes], kept: Path, checkpoint: int, wait:
 
 
 def last_step(kept: Path) -> int:
-    return max((int(path.name[-9:]) for path in kept.glob("step-*")), default=0)
+    return max((int(path.name[-9:]) for path in kept.rglob("step-*")), default=0)
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_killed_and_run_again(
             killed += 1
         else:  # it was done; once more from the beginning
             assert hashes.manifest(pieces / "out") == hashes.manifest(straight / "out")
-            for path in (pieces / "kept").glob("step-*"):
+            for path in list((pieces / "kept").rglob("step-*")):
                 path.rename(path.with_name("done-" + path.name))
             for path in (pieces / "out").iterdir():
                 path.unlink()

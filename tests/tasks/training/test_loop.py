@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import csv
+import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import transformers
 
+from tasks import sft
 from tasks.lineage import tracking
 from tasks.lineage.stage import FAULT
 from tasks.model import load
-from tasks.params import Compute, Cpt, Params
+from tasks.params import Compute, Cpt, Params, Sft
 from tasks.training import causal, loop
+
+pytest_plugins = ("small_runs",)
 
 
 @pytest.fixture
@@ -31,7 +37,8 @@ def blocks(count: int) -> Any:
 def train(
     model: Any, settings: Cpt, compute: Compute, curve: Path | None
 ) -> list[dict[str, float]]:
-    return causal.train_causal(model, blocks(6), settings, compute, {"num_train_epochs": 1}, curve)
+    once = {"num_train_epochs": 1}
+    return causal.train_causal(model, blocks(6), settings, compute, once, curve)[0]
 
 
 def test_each_step_is_reported_to_the_curve_and_to_mlflow(
@@ -57,7 +64,8 @@ def test_each_step_is_reported_to_the_curve_and_to_mlflow(
         assert point["loss"] == round(values["loss"], 6)
     with (tmp_path / "new/curve.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert list(rows[0]) == ["step", "loss", "grad_norm", "learning_rate", "token_accuracy"]
+    columns = ["step", "loss", "validation_loss", "grad_norm", "learning_rate", "token_accuracy"]
+    assert list(rows[0]) == columns
     assert [float(row["loss"]) for row in rows] == [point["loss"] for point in points]
 
 
@@ -77,12 +85,14 @@ def test_a_loss_that_is_no_number_stops_at_its_step(
         model.lm_head.weight[7] = float("nan")
     with pytest.raises(loop.Diverged) as caught:
         train(model, settings, compute, tmp_path / "curve.csv")
-    rate = str(caught.value).split("(")[1].split(" ")[0]
-    assert str(caught.value) == (
-        f"step 1: the loss is nan; lower the learning rate ({rate} at this step) or look at the data of "
-        "this stage"
+    told = re.fullmatch(
+        r"step 1: the loss is nan; look at what was trained on in this step \(blocks (\d), (\d)\), or "
+        r"lower the learning rate \((\S+) at this step\)",
+        str(caught.value),
     )
-    assert 0 <= float(rate) <= settings.learning_rate
+    assert told is not None
+    assert {int(told[1]), int(told[2])} < set(range(1, 7))
+    assert 0 <= float(told[3]) <= settings.learning_rate
     assert caught.value.exit_code == FAULT
     assert not (tmp_path / "curve.csv").exists()
 
@@ -94,20 +104,61 @@ def test_a_loss_that_breaks_later_names_that_step(
         update={"learning_rate": 1e38, "warmup_share": 0.0, "max_grad_norm": 1e38}
     )
     with pytest.raises(
-        loop.Diverged, match=r"^step [23]: the loss is (nan|inf); lower the learning"
+        loop.Diverged, match=r"^step [123]: the (loss|gradient) is (nan|inf); look at what"
     ):
         train(load.load_model(tiny_model), wild, compute, None)
 
 
+@pytest.mark.parametrize("epoch", [1, 2])
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_the_rows_of_the_step_are_named(
+    tiny_model: Path,
+    formatted: Path,
+    sft_settings: Sft,
+    compute: Compute,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    epoch: int,
+    accumulation: int,
+) -> None:
+    """What the trainer was given is noted before its forward pass, and held against the message."""
+    from tasks.model import chat
+
+    seen: list[str] = []
+    rows = [json.loads(line) for line in (formatted / "train.jsonl").open(encoding="utf-8")]
+    tokenizer = chat.load_tokenizer(tiny_model)
+    at = {row["messages"][0]["content"].split()[2]: row["id"] for row in rows}
+    per_step, last = 2 * accumulation, (8 // (2 * accumulation)) * (epoch - 1) + 2
+
+    def training_step(self: Any, model: Any, inputs: Any, *_: Any) -> Any:
+        texts = tokenizer.batch_decode(inputs["input_ids"], skip_special_tokens=True)
+        seen.extend(at[text.split()[2]] for text in texts)
+        broken = len(seen) == last * per_step
+        loss = original(self, model, inputs, *_)
+        return loss * float("nan") if broken else loss
+
+    original = transformers.Trainer.training_step
+    monkeypatch.setattr(transformers.Trainer, "training_step", training_step)
+    changed = {"batch_size": 2, "gradient_accumulation": accumulation, "method": "lora"}
+    settings = sft_settings.model_copy(update={**changed, "target_modules": "all-linear"})
+    with pytest.raises(loop.Diverged) as caught:
+        sft.run(tiny_model, formatted, tmp_path / "out", tmp_path / "c.csv", settings, compute)
+    assert f"step {last}: the loss is nan" in str(caught.value)
+    assert f"(rows {', '.join(seen[-per_step:])})" in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_curve_without_points_is_a_heading(tmp_path: Path) -> None:
     loop.write_curve([], tmp_path / "curve.csv")
-    assert (tmp_path / "curve.csv").read_bytes() == b"step,loss\n"
+    assert (tmp_path / "curve.csv").read_bytes() == b"step,loss,validation_loss\n"
 
 
 def test_columns_stand_in_an_order_that_does_not_depend_on_the_trainer(tmp_path: Path) -> None:
     points = [{"step": 1, "zeta": 2.0, "loss": 0.5}, {"alpha": 3.0, "loss": 0.25, "step": 2}]
     loop.write_curve(points, tmp_path / "curve.csv")
-    assert (tmp_path / "curve.csv").read_text() == "step,loss,alpha,zeta\n1,0.5,,2.0\n2,0.25,3.0,\n"
+    assert (
+        tmp_path / "curve.csv"
+    ).read_text() == "step,loss,validation_loss,alpha,zeta\n1,0.5,,,2.0\n2,0.25,,3.0,\n"
 
 
 def test_what_decides_the_bits_is_said(params: Params, compute: Compute, tmp_path: Path) -> None:

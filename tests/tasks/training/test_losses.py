@@ -202,24 +202,6 @@ def test_what_is_not_known_goes_through_the_models_own_forward(name: str) -> Non
     assert_same(mine, gradients(model))
 
 
-def test_adalora_is_regularised_as_in_its_own_forward() -> None:
-    model = with_adapter(
-        built("llama"), "AdaLoraConfig", target_modules=["q_proj"], total_step=10, init_r=4
-    )
-    with torch.no_grad():
-        for number, (name, value) in enumerate(model.named_parameters()):
-            if "lora_" in name:
-                value.normal_(generator=torch.Generator().manual_seed(number))
-    inputs = batch()
-    expected = model(**inputs).loss
-    expected.backward()
-    by_peft = gradients(model)
-    found = ours(model, inputs)
-    assert found.item() == pytest.approx(expected.item(), abs=1e-5)
-    found.backward()
-    assert_same(gradients(model), by_peft)
-
-
 @pytest.mark.parametrize("name", ["adapter", "all weights, tied head", "soft cap"])
 def test_each_token_has_its_gradient(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(losses, "CHUNK_LOGITS", 5 * 320)
