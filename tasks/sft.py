@@ -38,8 +38,8 @@ def run(base: Path, data: Path, out: Out, curve: Out, sft: Sft, compute: Compute
     beforehand.check_model(base)
     beforehand.check_targets(base, sft)
     tokenizer = chat.load_tokenizer(base)
-    train, names = _chats(data / "train.jsonl", base, tokenizer)
-    validation, _ = _chats(data / "validation.jsonl", base, tokenizer)
+    train, names = _chats(data / "train.jsonl", base, tokenizer, sft)
+    validation, _ = _chats(data / "validation.jsonl", base, tokenizer, sft)
     compute = machine.settle(compute, _work(base, sft, train))
     model = adapter.load_base(base, sft.method)
     fixed = validation["input_ids"][: handoff.PROMPTS]
@@ -76,12 +76,14 @@ def run(base: Path, data: Path, out: Out, curve: Out, sft: Sft, compute: Compute
 _START = "run `dvc repro -f cpt`, and check that models/cpt is what it wrote: `dvc status cpt`"
 
 
-def _chats(file: Path, base: Path, tokenizer: Any) -> tuple[Any, list[str]]:
+def _chats(file: Path, base: Path, tokenizer: Any, sft: Sft) -> tuple[Any, list[str]]:
     """The conversations of a file, and their ids."""
     rows = examples.read_rows(file)
     names = [row["id"] for row in rows]
     chats = examples.supervised_chats(rows, tokenizer)
-    beforehand.check_context(base, [len(ids) for ids in chats["input_ids"]], names, file)
+    before = sft.virtual_tokens if sft.method in PROMPT_METHODS else 0
+    lengths = [before + len(ids) for ids in chats["input_ids"]]
+    beforehand.check_context(base, lengths, names, file)
     return chats, names
 
 

@@ -145,3 +145,16 @@ def params() -> Params:
 @pytest.fixture(scope="session")
 def compute(params: Params) -> Compute:
     return params.compute
+
+
+@pytest.fixture(scope="session")
+def settled(compute: Compute) -> Compute:
+    """As `tasks.training.machine` resolves it on a CPU."""
+    return compute.model_copy(
+        update={
+            "dtype": "float32",
+            "attention": "sdpa",
+            "gradient_checkpointing": False,
+            "pass_tokens": None,
+        }
+    )

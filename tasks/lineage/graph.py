@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tasks.lineage import hashes
-from tasks.lineage.stage import StageError
+from tasks.lineage.stage import StageError, record_path
 
 SHORTEST = 4
 """Hex digits that a hash must at least be given by."""
@@ -69,12 +69,15 @@ class Graph:
         """Add the stages of a provenance document, and the version that they made, if any."""
         made: dict[tuple[str, str], str] = {}
         stages = list(stages)
+        notes = {record_path(record["stage"]) for record in stages}  # what this document joins
         for record in stages:
             for path, output in record["outputs"].items():
                 made[path, output["md5"]] = output["sha256"]
         for record in stages:
             run = Run(record["stage"], hashes.sha256_json(record))
             for path, md5 in record["inputs"].items():
+                if path in notes:
+                    continue
                 self._join(Artifact(path, md5, made.get((path, md5))), run)
             for path, output in record["outputs"].items():
                 artifact = Artifact(path, output["md5"], output["sha256"])

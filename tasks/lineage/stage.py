@@ -74,6 +74,11 @@ class Wiring:
     record: str | None
 
 
+def record_path(stage: str) -> str:
+    """Where a stage writes its record."""
+    return f"models/records/{stage}.json"
+
+
 def wiring(stage: str, dvc_yaml: Path = Path("dvc.yaml")) -> Wiring:
     """Read a stage of dvc.yaml.  `outs` leaves out the metrics file and the record."""
     entry = YAML(typ="safe").load(dvc_yaml.read_text(encoding="utf-8"))["stages"][stage]
@@ -81,7 +86,7 @@ def wiring(stage: str, dvc_yaml: Path = Path("dvc.yaml")) -> Wiring:
     def paths(key: str) -> list[str]:
         return [next(iter(item)) if isinstance(item, dict) else item for item in entry.get(key, [])]
 
-    record, metrics = f"models/records/{stage}.json", f"models/{stage}.metrics.json"
+    record, metrics = record_path(stage), f"models/{stage}.metrics.json"
     written = [*paths("outs"), *paths("metrics")]
     return Wiring(
         deps=paths("deps"),

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.lineage import git
-from tasks.lineage.stage import StageError
+from tasks.lineage.stage import StageError, record_path
 
 TYPE = "https://in-toto.io/Statement/v1"
 PREDICATE = "https://slsa.dev/provenance/v1"
@@ -134,6 +134,7 @@ def _dependencies(facts: Mapping[str, Any], work_tree: git.WorkTree) -> list[dic
 def sources(facts: Mapping[str, Any]) -> dict[str, str]:
     """DVC's hash of everything that a stage read and none made, by path."""
     made = {path for stage in facts["stages"] for path in stage["outputs"]}
+    made |= {record_path(stage["stage"]) for stage in facts["stages"]}
     return {
         path: digest
         for stage in facts["stages"]

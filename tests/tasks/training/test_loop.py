@@ -35,16 +35,16 @@ def blocks(count: int) -> Any:
 
 
 def train(
-    model: Any, settings: Cpt, compute: Compute, curve: Path | None
+    model: Any, settings: Cpt, settled: Compute, curve: Path | None
 ) -> list[dict[str, float]]:
     once = {"num_train_epochs": 1}
-    return causal.train_causal(model, blocks(6), settings, compute, once, curve)[0]
+    return causal.train_causal(model, blocks(6), settings, settled, once, curve)[0]
 
 
 def test_each_step_is_reported_to_the_curve_and_to_mlflow(
     tiny_model: Path,
     settings: Cpt,
-    compute: Compute,
+    settled: Compute,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -54,7 +54,7 @@ def test_each_step_is_reported_to_the_curve_and_to_mlflow(
         told.append((step, values))
 
     monkeypatch.setattr(tracking, "log_metrics", log_metrics)
-    points = train(load.load_model(tiny_model), settings, compute, tmp_path / "new/curve.csv")
+    points = train(load.load_model(tiny_model), settings, settled, tmp_path / "new/curve.csv")
     assert [point["step"] for point in points] == [1, 2, 3]
     assert [step for step, _ in told] == [1, 2, 3]
     assert set(points[0]) == {  # nothing of the clock
@@ -70,21 +70,21 @@ def test_each_step_is_reported_to_the_curve_and_to_mlflow(
 
 
 def test_accumulated_batches_are_one_step(
-    tiny_model: Path, settings: Cpt, compute: Compute
+    tiny_model: Path, settings: Cpt, settled: Compute
 ) -> None:
     two = settings.model_copy(update={"gradient_accumulation": 2})
-    points = train(load.load_model(tiny_model), two, compute, None)
+    points = train(load.load_model(tiny_model), two, settled, None)
     assert [point["step"] for point in points] == [1, 2]  # 3 batches, 2 a step
 
 
 def test_a_loss_that_is_no_number_stops_at_its_step(
-    tiny_model: Path, settings: Cpt, compute: Compute, tmp_path: Path
+    tiny_model: Path, settings: Cpt, settled: Compute, tmp_path: Path
 ) -> None:
     model = load.load_model(tiny_model)
     with torch.no_grad():
         model.lm_head.weight[7] = float("nan")
     with pytest.raises(loop.Diverged) as caught:
-        train(model, settings, compute, tmp_path / "curve.csv")
+        train(model, settings, settled, tmp_path / "curve.csv")
     told = re.fullmatch(
         r"step 1: the loss is nan; look at what was trained on in this step \(blocks (\d), (\d)\), or "
         r"lower the learning rate \((\S+) at this step\)",
@@ -98,7 +98,7 @@ def test_a_loss_that_is_no_number_stops_at_its_step(
 
 
 def test_a_loss_that_breaks_later_names_that_step(
-    tiny_model: Path, settings: Cpt, compute: Compute
+    tiny_model: Path, settings: Cpt, settled: Compute
 ) -> None:
     wild = settings.model_copy(
         update={"learning_rate": 1e38, "warmup_share": 0.0, "max_grad_norm": 1e38}
@@ -106,7 +106,7 @@ def test_a_loss_that_breaks_later_names_that_step(
     with pytest.raises(
         loop.Diverged, match=r"^step [123]: the (loss|gradient) is (nan|inf); look at what"
     ):
-        train(load.load_model(tiny_model), wild, compute, None)
+        train(load.load_model(tiny_model), wild, settled, None)
 
 
 @pytest.mark.parametrize("epoch", [1, 2])
@@ -115,7 +115,7 @@ def test_the_rows_of_the_step_are_named(
     tiny_model: Path,
     formatted: Path,
     sft_settings: Sft,
-    compute: Compute,
+    settled: Compute,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     epoch: int,
@@ -142,7 +142,7 @@ def test_the_rows_of_the_step_are_named(
     changed = {"batch_size": 2, "gradient_accumulation": accumulation, "method": "lora"}
     settings = sft_settings.model_copy(update={**changed, "target_modules": "all-linear"})
     with pytest.raises(loop.Diverged) as caught:
-        sft.run(tiny_model, formatted, tmp_path / "out", tmp_path / "c.csv", settings, compute)
+        sft.run(tiny_model, formatted, tmp_path / "out", tmp_path / "c.csv", settings, settled)
     assert f"step {last}: the loss is nan" in str(caught.value)
     assert f"(rows {', '.join(seen[-per_step:])})" in str(caught.value)
     assert not (tmp_path / "out").exists()
@@ -161,9 +161,9 @@ def test_columns_stand_in_an_order_that_does_not_depend_on_the_trainer(tmp_path:
     ).read_text() == "step,loss,validation_loss,alpha,zeta\n1,0.5,,,2.0\n2,0.25,,3.0,\n"
 
 
-def test_what_decides_the_bits_is_said(params: Params, compute: Compute, tmp_path: Path) -> None:
-    found = loop.arguments(params.sft, compute, tmp_path)
-    assert found["seed"] == found["data_seed"] == compute.seed
+def test_what_decides_the_bits_is_said(params: Params, settled: Compute, tmp_path: Path) -> None:
+    found = loop.arguments(params.sft, settled, tmp_path)
+    assert found["seed"] == found["data_seed"] == settled.seed
     for key in ("learning_rate", "weight_decay", "adam_beta2", "max_grad_norm"):
         assert found[key] == getattr(params.sft, key)
     assert found["optim"] == "adamw_torch_fused"

@@ -78,7 +78,7 @@ def test_the_same_gradient_as_the_whole_batch(
     sft_run: Trained,
     sft_settings: Sft,
     dpo_settings: Dpo,
-    compute: Compute,
+    settled: Compute,
 ) -> None:
     from tasks import dpo
 
@@ -86,14 +86,14 @@ def test_the_same_gradient_as_the_whole_batch(
     model = adapter.load_trainable(tiny_model, sft_run.out)
     if kind == "sft":
         rows = examples.supervised_chats(examples.read_rows(formatted / "train.jsonl"), tokenizer)
-        trainer = sft._trainer(model, tokenizer, rows, rows, sft_settings, compute)
+        trainer = sft._trainer(model, tokenizer, rows, rows, sft_settings, settled)
     else:
         rows = examples.preference_pairs(
             examples.read_rows(formatted / "preferences.jsonl"), tokenizer
         )
         loss = "aot" if kind == "dpo aot" else "ipo"
         settings = dpo_settings.model_copy(update={"loss": loss})
-        trainer = dpo._trainer(model, tokenizer, rows, rows, settings, compute)
+        trainer = dpo._trainer(model, tokenizer, rows, rows, settings, settled)
         rows = trainer.train_dataset
     trainer.create_optimizer()
     whole, expected = step(trainer, rows)

@@ -81,7 +81,7 @@ def peers(
     lively_model: Path,
     sft_run: Trained,
     dpo_settings: Dpo,
-    compute: Compute,
+    settled: Compute,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Peers:
     tokenizer = chat.load_tokenizer(tiny_model)
@@ -90,7 +90,7 @@ def peers(
     else:
         models = [load.load_model(lively_model) for _ in range(2)]
     to = tmp_path_factory.mktemp("trl")
-    return Peers(*models, tokenizer, dpo_settings, compute, to)
+    return Peers(*models, tokenizer, dpo_settings, settled, to)
 
 
 def gradients(model: Any) -> dict[str, torch.Tensor]:
