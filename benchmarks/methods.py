@@ -82,11 +82,12 @@ def measured(method: str, base: Path, data: Path, steps: int | None) -> dict[str
     from tasks import sft
     from tasks.lineage.console import quiet
     from tasks.model import adapter, chat
-    from tasks.training import examples, loop, optimiser
+    from tasks.training import examples, loop, machine, optimiser
 
     params = load(ROOT / "params.yaml")
     quiet()
     seed(params.compute)
+    compute = machine.settle(params.compute, None)
     settings = params.sft.model_copy(update={"method": method, "validations": 1})
     if method in LINEAR_ALONE and settings.target_modules != "all-linear":
         linear = [name for name in settings.target_modules if name not in EMBEDDINGS]
@@ -98,7 +99,7 @@ def measured(method: str, base: Path, data: Path, steps: int | None) -> dict[str
     ]
     model = adapter.new(base, settings)
     trained, total = adapter.counts(model)
-    trainer = sft._trainer(model, tokenizer, *rows, settings, params.compute)
+    trainer = sft._trainer(model, tokenizer, *rows, settings, compute)
     optimiser.prepare(trainer, settings)
     if steps:
         trainer.args.max_steps = steps

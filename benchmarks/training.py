@@ -167,7 +167,16 @@ def apart(work: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def pins(instruction_set: str) -> Compute:
-    changed = {"threads": THREADS, "instruction_set": instruction_set, "seed": SEED}
+    """What all sides train with: nothing is left to the machine."""
+    changed = {
+        "threads": THREADS,
+        "instruction_set": instruction_set,
+        "seed": SEED,
+        "dtype": "float32",
+        "attention": "sdpa",
+        "gradient_checkpointing": False,
+        "pass_tokens": None,
+    }
     return load(ROOT / "params.yaml").compute.model_copy(update=changed)
 
 
