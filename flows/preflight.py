@@ -23,7 +23,7 @@ from tasks.dataset.readers import Row, Rules
 from tasks.lineage import champion, machine
 from tasks.lineage.stage import FAULT, MISUSE, StageError
 from tasks.model import shapes
-from tasks.params import Loc, ParamsError, load, problem_at
+from tasks.params import PROMPT_METHODS, Loc, ParamsError, load, problem_at
 
 PARAMS = Path("params.yaml")
 DVC_YAML = Path("dvc.yaml")
@@ -224,7 +224,9 @@ def _base_fits(project: _Project) -> Iterator[str]:
         return
     sft, context = project.params["sft"], shapes.context(folder)
     try:
-        targets = sft["target_modules"] if isinstance(sft["target_modules"], list) else []
+        adapts = sft["method"] not in ("full", *PROMPT_METHODS)
+        listed = adapts and isinstance(sft["target_modules"], list)
+        targets = sft["target_modules"] if listed else []
         unknown = shapes.unknown_targets(targets, folder)
     except StageError as error:
         yield str(error)

@@ -32,6 +32,8 @@ def run(base: Path, data: Path, out: Out, curve: Out, cpt: Cpt, compute: Compute
     seed(compute)
     beforehand.check_model(base)
     beforehand.check_block(base, cpt.block_tokens)
+    if cpt.method == "lora":
+        beforehand.check_targets(base, cpt.lora.target_modules, "cpt.lora.target_modules")
     rows = examples.read_rows(data / "corpus.jsonl")
     train, held_out = split([row["text"] for row in rows], cpt.validation_share, compute.seed)
     tokenizer = chat.load_tokenizer(base)

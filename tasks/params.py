@@ -60,7 +60,7 @@ class Optimiser(Section):
     batch_size: Count
     gradient_accumulation: Count
     learning_rate: Positive
-    warmup_share: Share
+    warmup_share: Annotated[float, Field(ge=0, lt=1)]
     weight_decay: NotNegative
     adam_beta2: Annotated[float, Field(gt=0, lt=1)]
     max_grad_norm: Positive
@@ -274,6 +274,9 @@ DpoLoss = Literal[
     "sft",
 ]
 """The names of TRL 1.16 (`DPOConfig.loss_type`)."""
+
+WHOLE_BATCH = ("aot", "aot_unpaired", "sft")
+"""Losses that are no mean over pairs: they sort a batch, or count its tokens.  It stays one pass."""
 
 SMOOTHED = ("exo_pair", "robust", "aot", "aot_unpaired")
 """Losses that read dpo.label_smoothing."""
@@ -974,6 +977,17 @@ def _check_smoothing(values: Mapping[str, Any]) -> Iterator[tuple[Loc, str]]:
         yield loc, "is 0.0, but dpo.loss exo_pair takes its logarithm; write 0.001 or more"
 
 
+def _check_passes(values: Mapping[str, Any]) -> Iterator[tuple[Loc, str]]:
+    budget, loss = values["compute"]["pass_tokens"], values["dpo"]["loss"]
+    if isinstance(budget, int) and values["dpo"]["enabled"] and loss in WHOLE_BATCH:
+        text = f"is {budget}, but dpo.loss {loss} compares all pairs of a batch; say auto or null"
+        yield ("compute", "pass_tokens"), text
+    prefix = values["sft"]["enabled"] and values["sft"]["method"] == "prefix_tuning"
+    if prefix and values["compute"]["gradient_checkpointing"] is True:
+        text = "is true, but sft.method prefix_tuning is a cache, which that would drop; say auto"
+        yield ("compute", "gradient_checkpointing"), text
+
+
 def _check_lengths(values: Mapping[str, Any]) -> Iterator[tuple[Loc, str]]:
     if values["base"]["source"] != "scratch":
         return
@@ -1002,6 +1016,7 @@ _CHECKS: tuple[Callable[[Mapping[str, Any]], Iterator[tuple[Loc, str]]], ...] = 
     _check_prompts,
     _check_engine,
     _check_method,
+    _check_passes,
     _check_judge,
     _check_opponent,
     _check_ranges,

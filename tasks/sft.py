@@ -36,7 +36,8 @@ def run(base: Path, data: Path, out: Out, curve: Out, sft: Sft, compute: Compute
     quiet()
     seed(compute)
     beforehand.check_model(base)
-    beforehand.check_targets(base, sft)
+    if sft.method not in ("full", *PROMPT_METHODS):
+        beforehand.check_targets(base, sft.target_modules, "sft.target_modules")
     tokenizer = chat.load_tokenizer(base)
     train, names = _chats(data / "train.jsonl", base, tokenizer, sft)
     validation, _ = _chats(data / "validation.jsonl", base, tokenizer, sft)
@@ -95,6 +96,7 @@ def _work(base: Path, sft: Sft, train: Any) -> memory.Work:
         sequences=sft.batch_size,
         longest=max(len(ids) for ids in train["input_ids"]),
         own_forward=sft.method in PROMPT_METHODS,
+        recomputes=sft.method != "prefix_tuning",
     )
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from filelock import FileLock
 
+from tasks.model import load
 from tasks.params import Compute, Params
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -48,6 +49,13 @@ TEXT = [
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     rank = {ROOT / name: place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: rank.get(item.path, len(rank)))
+
+
+@pytest.fixture(autouse=True)
+def models_as_they_come() -> Iterator[None]:
+    """A stage says how its process loads models; here a process runs many."""
+    yield
+    load.use(None, None)
 
 
 @pytest.fixture(scope="session")

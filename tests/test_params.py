@@ -566,6 +566,30 @@ def test_rules_between_keys(
     assert any(said in fault for fault in faults((old, new)))
 
 
+def test_what_some_methods_and_losses_cannot_do(faults: Callable[..., list[str]]) -> None:
+    found = faults(
+        ("  method: qlora", "  method: prefix_tuning"),
+        ("  onnx: true", "  onnx: false"),
+        ("  engine: onnx", "  engine: transformers"),
+        ("gradient_checkpointing: auto", "gradient_checkpointing: true"),
+        ("pass_tokens: auto", "pass_tokens: 512"),
+        ("  loss: sigmoid", "  loss: aot"),
+    )
+    assert [fault.partition(": ")[2] for fault in found[1:]] == [
+        "compute.gradient_checkpointing: is true, but sft.method prefix_tuning is a cache, which that "
+        "would drop; say auto",
+        "compute.pass_tokens: is 512, but dpo.loss aot compares all pairs of a batch; say auto or null",
+    ]
+
+
+def test_a_warm_up_of_all_steps_is_refused(faults: Callable[..., list[str]]) -> None:
+    """transformers takes 1.0 for a count of steps."""
+    found = faults(
+        ("warmup_share: 0.05\n  weight_decay: 0.01", "warmup_share: 1.0\n  weight_decay: 0.01")
+    )
+    assert "cpt.warmup_share: is 1.0" in found[1]
+
+
 def test_what_adalora_cannot_do(faults: Callable[..., list[str]]) -> None:
     kept = (
         "  epochs: 4\n  validations: 4                # while training; the weights of the lowest "

@@ -1,8 +1,8 @@
 """What the methods of training put on a model: how it is made, saved, and loaded again.
 
 Beside PEFT's own files, or those of a complete model where the method is `full`, a folder has
-`method.json`: the method, which says whether the weights below the adapter are quantised, and the
-manifest hash of the model that it was trained on.
+`method.json`: the method, which says whether the weights below the adapter are quantised, the
+manifest hash of the model that it was trained on, and the hash of every other file.
 """
 
 from __future__ import annotations
@@ -31,6 +31,8 @@ class Method(TypedDict):
     method: str
     """A value of sft.method, or none."""
     base_sha256: str
+    files: dict[str, str]
+    """sha256 by name: safetensors loads flipped bits without a word."""
 
 
 def read_method(folder: Path) -> Method:
@@ -39,15 +41,17 @@ def read_method(folder: Path) -> Method:
     return method
 
 
-def _write_method(folder: Path, method: Method) -> None:
+def _write_method(folder: Path, method: str, base: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(method, indent=2, sort_keys=True)
+    files = hashes.manifest(folder)
+    stated = Method(method=method, base_sha256=hashes.sha256(base), files=files)
+    text = json.dumps(stated, indent=2, sort_keys=True)
     (folder / METHOD).write_text(text + "\n", encoding="utf-8")
 
 
 def write_none(base: Path, out: Path) -> None:
     """An adapter folder that stands for no adapter: the base goes on unchanged."""
-    _write_method(out, {"method": "none", "base_sha256": hashes.sha256(base)})
+    _write_method(out, "none", base)
 
 
 def load_base(base: Path, method: str) -> PreTrainedModel:
@@ -111,10 +115,26 @@ def load_trainable(base: Path, adapter: Path) -> Any:
         put_weights(model, load_peft_weights(str(adapter)))
     else:
         model = PeftModel.from_pretrained(load_base(base, method), adapter, is_trainable=True)
+    if method != "full":
+        require_all_arrived(model, adapter)
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
     return trainable_in_float32(model)
+
+
+def require_all_arrived(model: Any, adapter: Path) -> None:
+    """Raise StageError unless every tensor of an adapter belongs to a module: PEFT only warns."""
+    from peft import get_peft_model_state_dict, load_peft_weights
+
+    stored = load_peft_weights(str(adapter), device="cpu")
+    arrived = get_peft_model_state_dict(model, save_embedding_layers=False)
+    strange = sorted(set(stored) - set(arrived))
+    if strange:
+        raise StageError(
+            f"{len(strange)} of {len(stored)} tensors of {adapter} belong to no module of the model, "
+            f"the first {strange[0]}; run `dvc repro -f sft`"
+        )
 
 
 def counts(model: Any) -> tuple[int, int]:
@@ -127,12 +147,20 @@ def counts(model: Any) -> tuple[int, int]:
 
 
 def checked_method(base: Path, adapter: Path) -> Method:
-    """The adapter's method, after checking that it was trained on this base.
+    """The adapter's method, after checking that it is what was written, and was trained on this base.
 
     Raises:
-        StageError: when it was trained on another one.
+        StageError: when it was changed, or trained on another one.
     """
     method = read_method(adapter)
+    files = hashes.manifest(adapter)
+    files.pop(METHOD)
+    for name in sorted(files.keys() | method["files"].keys()):
+        if files.get(name) != method["files"].get(name):
+            raise StageError(
+                f"{adapter / name} is not what was written with {METHOD}; bring it again with "
+                f"`dvc checkout {adapter}`, or with `dvc repro -f` of the stage that writes it"
+            )
     found = hashes.sha256(base)
     if method["base_sha256"] != found:
         raise StageError(
@@ -185,7 +213,7 @@ def save(
         config: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         config["base_model_name_or_path"] = None  # DVC knows; a path would differ by clone
         file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    _write_method(out, {"method": method, "base_sha256": hashes.sha256(base)})
+    _write_method(out, method, base)
 
 
 def copy(adapter: Path, out: Path) -> None:

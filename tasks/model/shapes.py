@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.lineage.stage import StageError
+from tasks.params import EMBEDDINGS
 
 _LONGEST_HEAD = 100_000_000
 """Bytes; the limit of the format."""
@@ -103,14 +104,31 @@ def matrices(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def target_names(folder: Path) -> list[str]:
-    """What may stand in sft.target_modules for this model."""
-    return sorted({name.rpartition(".")[2] for name in matrices(tensors(folder))})
+    """What may stand in target_modules for this model."""
+    found = {name.rpartition(".")[2] for name in matrices(tensors(folder))} - set(HEADS)
+    return sorted(found - set(EMBEDDINGS) if tied(folder) else found)
+
+
+HEADS = ("lm_head", "embed_out")
+"""What models call their output layer; TRL's trainer refuses an adapter there."""
+
+
+def tied(folder: Path) -> bool:
+    """Whether the output layer is the table of embeddings, so that an adapter on one of them cannot be
+    folded: a file then holds one of the two."""
+    return not any(name.rpartition(".")[2] in HEADS for name in matrices(tensors(folder)))
 
 
 def unknown_targets(wanted: list[str], folder: Path) -> str | None:
-    """Why an adapter cannot be put on these modules: none has such a name."""
+    """Why an adapter cannot be put on these modules."""
     names = target_names(folder)
     unknown = [name for name in wanted if name not in names]
     if not unknown:
         return None
+    shared = [name for name in unknown if name in EMBEDDINGS]
+    if shared and tied(folder):
+        return (
+            f"{shared[0]} shares its weights with the output layer in this model, so that an adapter on "
+            f"it cannot be folded in; it has {', '.join(names)}"
+        )
     return f"{', '.join(unknown)} not in this model; it has {', '.join(names)}"

@@ -10,7 +10,6 @@ from tasks.lineage import hashes
 from tasks.lineage.stage import FAULT, StageError
 from tasks.model import shapes
 from tasks.model.source import MANIFEST
-from tasks.params import PROMPT_METHODS, Sft
 
 
 class Corrupt(StageError):
@@ -83,12 +82,12 @@ def check_block(model: Path, block_tokens: int) -> None:
         )
 
 
-def check_targets(model: Path, sft: Sft) -> None:
-    """Raise StageError when no module has a name of sft.target_modules, with the names there are."""
-    adapts = sft.method not in ("full", *PROMPT_METHODS)
-    if (
-        adapts
-        and isinstance(sft.target_modules, list)
-        and (unknown := shapes.unknown_targets(sft.target_modules, model))
-    ):
-        raise StageError(f"sft.target_modules: {unknown}")
+def check_targets(model: Path, wanted: str | list[str], key: str) -> None:
+    """Raise StageError when no module has a wanted name, with the names there are.
+
+    Args:
+        wanted: names, or all-linear.
+        key: where in params.yaml they stand.
+    """
+    if isinstance(wanted, list) and (unknown := shapes.unknown_targets(wanted, model)):
+        raise StageError(f"{key}: {unknown}")

@@ -48,7 +48,12 @@ class Store:
         self.folder = folder
 
     def newest(self) -> Path | None:
-        """The last checkpoint that is what was written, for this run; any other is set aside."""
+        """The last checkpoint that is what was written, for this run; any other is set aside.
+
+        What a kill left half-written is removed.
+        """
+        for left in self.folder.glob(f".{_STEP}*"):
+            whole.remove(left)
         for folder in self._steps():
             fault = _fault(folder, self.folder.name)
             if fault is None:

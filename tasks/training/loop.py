@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -71,6 +71,7 @@ def train(
     curve: Path | None,
     validated: Validated | None = None,
     names: Sequence[str] | None = None,
+    check_first: Callable[[float], None] | None = None,
 ) -> list[dict[str, float]]:
     """Run a trainer to its end, from where an interrupted run of the same stage stopped.
 
@@ -79,6 +80,7 @@ def train(
         validated: validate as this says, on the trainer's validation rows, and end with the best
             weights; None ends with the last.
         names: of the rows that are trained on, for errors; None names blocks of packed text by number.
+        check_first: called with the loss of step 1; what it raises ends the run.
 
     Returns:
         what the trainer logged at each step: `step`, `loss`, and more by trainer; `validation_loss`
@@ -91,7 +93,7 @@ def train(
     from transformers import PrinterCallback
 
     with progress(what, total=_steps(trainer)) as advance:
-        trainer.add_callback(_callback(trainer, what, advance, names))
+        trainer.add_callback(_callback(trainer, what, advance, names, check_first))
         trainer.remove_callback(PrinterCallback)
         if validated is not None:
             settings = validated.validations, validated.patience
@@ -130,7 +132,11 @@ _KEPT = {
 
 
 def _callback(
-    trainer: Any, what: str, advance: Any, names: Sequence[str] | None
+    trainer: Any,
+    what: str,
+    advance: Any,
+    names: Sequence[str] | None,
+    check_first: Callable[[float], None] | None,
 ) -> TrainerCallback:
     from transformers import TrainerCallback
 
@@ -144,9 +150,11 @@ def _callback(
             if logs and "eval_loss" in logs:
                 loss = float(logs["eval_loss"])
                 if not math.isfinite(loss):
+                    rows = _named(trainer.rows_of_step(), names)
                     raise Diverged(
                         f"step {state.global_step}: the validation loss is {loss}; lower the learning "
-                        "rate, or look at the validation rows of this stage"
+                        f"rate, or look at what was trained on in this step ({rows}) and at the "
+                        "validation rows"
                     )
                 trainer.points[-1]["validation_loss"] = round(loss, validation.DIGITS)
                 tracking.log_metrics({"validation_loss": loss}, step=int(state.global_step))
@@ -162,6 +170,8 @@ def _callback(
                         f"step ({_named(trainer.rows_of_step(), names)}), or lower the learning rate "
                         f"({logs.get('learning_rate')} at this step)"
                     )
+            if step == 1 and check_first:
+                check_first(loss)
             kept = {name: float(logs[key]) for key, name in _KEPT.items() if key in logs}
             trainer.points.append({"step": step, **{key: round(kept[key], 6) for key in kept}})
             tracking.log_metrics(kept, step=step)

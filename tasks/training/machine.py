@@ -178,19 +178,24 @@ def _plan(compute: Compute, work: Work | None, here: Machine) -> tuple[Choice, C
         built = "for a model that is built here"
         return (compute.gradient_checkpointing is True, built), (None, built)
     recompute = compute.gradient_checkpointing
-    rates = [False, True] if recompute == "auto" else [recompute]
-    sizes = [compute.pass_tokens] if compute.pass_tokens != "auto" else _sizes(work)
+    rates = [recompute] if recompute != "auto" else [False, True] if work.recomputes else [False]
+    size = compute.pass_tokens
+    sizes = [size] if size != "auto" else _sizes(work) if work.divides else [None]
     plans = [(rate, size) for rate in rates for size in sizes]
     rate, size = next((plan for plan in plans if _fits(compute, work, here, *plan)), plans[-1])
     room = f"{here.room // _GIB} GiB"
     if recompute != "auto":
         checkpointing = (rate, _AS_ASKED)
+    elif not work.recomputes:
+        checkpointing = (False, "since a trained prefix is a cache, which that would drop")
     elif rate:
         checkpointing = (True, f"since activations take more than {room} otherwise")
     else:
         checkpointing = (False, f"since it costs time and {room} are enough without it")
     if compute.pass_tokens != "auto":
         passes = (size, _AS_ASKED)
+    elif not work.divides:
+        passes = (None, "since the loss compares all pairs of a batch")
     elif size is None:
         batch = f"{work.sequences} times {work.longest} tokens"
         passes = (None, f"since a batch of at most {batch} goes into {room}")

@@ -47,6 +47,10 @@ class Work:
     """Tokens of the longest sequence, to which a batch may be padded."""
     own_forward: bool = False
     """Whether the model computes all logits itself, as with virtual tokens."""
+    recomputes: bool = True
+    """Whether activations may be recomputed: a trained prefix is a cache, which that would drop."""
+    divides: bool = True
+    """Whether a batch may be cut into passes: some losses compare its pairs."""
 
     @property
     def tokens(self) -> int:

@@ -26,18 +26,11 @@ if TYPE_CHECKING:
 
 def prepare(trainer: Any, settings: Sft) -> None:
     """Give a trainer the optimiser and the callbacks of the method; before it trains."""
-    keep_prefix(trainer, settings.method)
     if settings.method == "lora_plus":
         trainer.optimizer = _two_rates(trainer, settings.lora_plus_ratio)
     if settings.method == "adalora":
         trainer.ranks = Ranks(trainer.model, settings)
         trainer.add_callback(_allocation(trainer))
-
-
-def keep_prefix(trainer: Any, method: str) -> None:
-    """A trained prefix is a cache of keys and values, which recomputing activations would drop."""
-    if method == "prefix_tuning":
-        trainer.args.gradient_checkpointing = False
 
 
 def _two_rates(trainer: Any, ratio: float) -> Any:

@@ -25,9 +25,6 @@ if TYPE_CHECKING:
 PADDING, PROMPT, CHOSEN, REJECTED = range(4)
 """What a token belongs to."""
 
-WHOLE_BATCH = ("aot", "aot_unpaired", "sft")
-"""Losses that are no mean over pairs: they sort a batch, or count its tokens.  It stays one pass."""
-
 DISCOPOP_TAU = 0.05
 """The temperature that DiscoPOP was found with, and TRL's default."""
 
@@ -254,10 +251,14 @@ class Scorer:
         return sums.view(rows, 2), counts.view(rows, 2)
 
 
+_PROBE = (24, 7, 12)
+"""Tokens of a pair that is tried: prompt, chosen, rejected."""
+
+
 def shares_prompt(model: Any) -> bool:
     """Whether `model` computes an answer under our mask as it does when the answer stands alone.
 
-    Attention that reads a mask does, in layers that see all or a window; a short pair tells.
+    Attention that reads a mask does, in layers that see all or a window; a pair tells.
     """
     import torch
 
@@ -267,7 +268,9 @@ def shares_prompt(model: Any) -> bool:
         "sliding_attention",
     }:
         return False
-    pair = {"prompt_ids": [0, 1, 2], "chosen_ids": [3, 4], "rejected_ids": [5, 6, 7]}
+    words = [number % config.vocab_size for number in range(3, 3 + sum(_PROBE))]
+    prompt, chosen = words[: _PROBE[0]], words[_PROBE[0] : sum(_PROBE[:2])]
+    pair = {"prompt_ids": prompt, "chosen_ids": chosen, "rejected_ids": words[sum(_PROBE[:2]) :]}
     device = next(model.parameters()).device
     batch = {name: value.to(device) for name, value in collate([pair]).items()}
     training = model.training
@@ -276,6 +279,8 @@ def shares_prompt(model: Any) -> bool:
         with torch.no_grad():
             together, _ = Scorer(model, True, True).answers(batch)
             apart, _ = Scorer(model, True, False).answers(batch)
+    except (ValueError, RuntimeError, TypeError):  # attention that takes no mask of this kind
+        return False
     finally:
         model.train(training)
     return bool(
@@ -369,7 +374,7 @@ def _config(model: Any) -> Any:
 
 def _kinds(config: Any) -> set[str]:
     """Of layers, as transformers names them."""
-    stated = getattr(config, "layer_types", None)
+    stated = getattr(config, "layer_types", None) or getattr(config, "attention_layers", None)
     if stated:
         return set(stated)
     return {"sliding_attention" if getattr(config, "sliding_window", None) else "full_attention"}
@@ -402,9 +407,8 @@ class Preferences(passes.InPasses):
         return pairs.add_column("reference", found)
 
     def passes(self, inputs: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
-        whole = self.settings.loss in WHOLE_BATCH
         pairs = len(inputs["input_ids"])
-        for part in passes.split(inputs, None if whole else self.pass_tokens):
+        for part in passes.split(inputs, self.pass_tokens):
             yield part | {"share": part["reference"].new_tensor(len(part["input_ids"]) / pairs)}
 
     def compute_loss(

@@ -130,7 +130,7 @@ def test_target_modules_and_lengths_of_a_base_that_lies_here(local: Path) -> Non
     tokens = change(PARAMS, "max_tokens: 256 ", "max_tokens: 999 ")
     assert found() == [
         f"params.yaml:{targets}: sft.target_modules: kproj not in this model; it has down_proj, "
-        "embed_tokens, gate_proj, k_proj, lm_head, o_proj, q_proj, up_proj, v_proj",
+        "embed_tokens, gate_proj, k_proj, o_proj, q_proj, up_proj, v_proj",
         f"params.yaml:{tokens}: format.max_tokens: is 999, more than the context of {local} (512 "
         "tokens); lower it",
     ]

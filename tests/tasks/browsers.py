@@ -21,9 +21,12 @@ def chromium() -> str | None:
     return named or shutil.which("chromium") or shutil.which("chromium-browser")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """A Chromium. Without one the test is skipped on a person's machine, and fails in CI."""
+    """A Chromium. Without one the test is skipped on a person's machine, and fails in CI.
+
+    For a module: as long as it is open, an event loop runs in this thread, and others cannot.
+    """
     program = chromium()
     if program is None:
         why = "no chromium on PATH; `apt-get install chromium`, or name one in TUNETRAIL_BROWSER"

@@ -31,7 +31,41 @@ def other_model(tiny_model: Path, tmp_path: Path) -> Path:
 def test_no_adapter(tiny_model: Path, tmp_path: Path) -> None:
     adapter.write_none(tiny_model, tmp_path / "none")
     method = adapter.checked_method(tiny_model, tmp_path / "none")
-    assert method == {"method": "none", "base_sha256": hashes.sha256(tiny_model)}
+    assert method == {"method": "none", "base_sha256": hashes.sha256(tiny_model), "files": {}}
+
+
+def test_an_adapter_that_was_changed_is_refused(
+    sft_run: Trained, tiny_model: Path, tmp_path: Path
+) -> None:
+    """The reference policy of DPO is what it loads, so its first loss would not tell."""
+    changed = tmp_path / "changed"
+    adapter.copy(sft_run.out, changed)
+    file = changed / "adapter_model.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(StageError, match=r"adapter_model\.safetensors is not what was written"):
+        adapter.load_trainable(tiny_model, changed)
+
+
+def test_a_tensor_that_belongs_nowhere_is_refused(
+    sft_run: Trained, tiny_model: Path, tmp_path: Path
+) -> None:
+    from safetensors.torch import load_file, save_file
+
+    renamed = tmp_path / "renamed"
+    adapter.copy(sft_run.out, renamed)
+    file = renamed / "adapter_model.safetensors"
+    stored = {
+        name.replace("layers.0", "blocks.0"): value for name, value in load_file(file).items()
+    }
+    save_file(stored, file, metadata={"format": "pt"})
+    (renamed / adapter.METHOD).unlink()
+    adapter._write_method(renamed, "qlora", tiny_model)
+    with pytest.raises(
+        StageError, match=r"belong to no module of the model, the first .*blocks\.0"
+    ):
+        adapter.load_trainable(tiny_model, renamed)
 
 
 def test_an_adapter_of_another_model_is_refused(

@@ -108,6 +108,8 @@ def test_an_adapter_whose_names_match_no_module_is_refused(
         for name, value in weights.items()
     }
     save_file(renamed, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    (folder / adapter.METHOD).unlink()
+    adapter._write_method(folder, "qlora", tiny_model)
     with pytest.raises(StageError) as caught:
         merged_into(tiny_model, folder, tmp_path / "merged")
     assert str(caught.value) == (

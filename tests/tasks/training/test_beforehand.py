@@ -161,8 +161,20 @@ def test_a_target_module_that_the_model_lacks(
         sft.run(tiny_model, formatted, tmp_path / "o", tmp_path / "c.csv", wrong, compute)
     assert str(caught.value) == (
         "sft.target_modules: c_attn not in this model; it has down_proj, embed_tokens, gate_proj, "
-        "k_proj, lm_head, o_proj, q_proj, up_proj, v_proj"
+        "k_proj, o_proj, q_proj, up_proj, v_proj"
     )
+
+
+def test_an_adapter_on_embeddings_that_are_the_output_layer_too(model: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    file = model / "model.safetensors"
+    kept = {name: value for name, value in load_file(file).items() if "lm_head" not in name}
+    save_file(kept, file, metadata={"format": "pt"})
+    with pytest.raises(
+        StageError, match=r"^cpt\.lora\.target_modules: embed_tokens shares its weigh"
+    ):
+        beforehand.check_targets(model, ["q_proj", "embed_tokens"], "cpt.lora.target_modules")
 
 
 def test_an_adapter_for_another_base(

@@ -14,6 +14,7 @@ import pytest
 import torch
 from failing_disk import Killed, failing
 
+from tasks.lineage import whole
 from tasks.lineage.stage import FAULT
 from tasks.training import checkpoints
 from tasks.training.checkpoints import DiskFull, Store
@@ -109,6 +110,15 @@ def test_no_room_says_how_much_is_needed_and_keeps_the_last(
         "that of step 7 is intact and training goes on from it: free some space and run again"
     )
     assert names(store) == ["step-000000007"]
+
+
+def test_what_a_kill_left_half_written_is_removed(store: Store) -> None:
+    write(store, 7)
+    left = whole.partial(store.folder / "step-000000008")
+    left.mkdir()
+    (left / "weights.safetensors").write_bytes(bytes(100))
+    assert store.newest() == store.folder / "step-000000007"
+    assert [path.name for path in store.folder.iterdir()] == ["step-000000007"]
 
 
 def test_the_disk_fills_while_it_is_written(store: Store) -> None:

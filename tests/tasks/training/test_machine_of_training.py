@@ -116,6 +116,23 @@ def test_a_small_machine_splits_batches_and_then_recomputes(
     assert plan(need(True, 100)) == (True, 100)
 
 
+@pytest.mark.parametrize(
+    ("what", "key", "value", "why"),
+    [
+        ("recomputes", "gradient_checkpointing", False, "off, since a trained prefix is a cache"),
+        ("divides", "pass_tokens", None, "whole batches, since the loss compares all pairs"),
+    ],
+)
+def test_what_the_work_cannot_do_is_not_chosen(
+    what: str, key: str, value: object, why: str,
+    compute: Compute, work: memory.Work, monkeypatch: pytest.MonkeyPatch, caplog: Any,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(Machine, "room", property(lambda self: 0))
+    with caplog.at_level(logging.INFO):
+        assert settled(compute, replace(work, **{what: False}), PLAIN, monkeypatch)[key] == value
+    assert f"{key}: {why}" in caplog.text
+
+
 def test_the_choice_does_not_go_by_what_is_free(
     compute: Compute, work: memory.Work, monkeypatch: pytest.MonkeyPatch
 ) -> None:
