@@ -381,7 +381,7 @@ def remedy(project: Path, said: str, remedies: Counter[str]) -> None:
     if "RWLock-file" in said:
         remedies["rm .dvc/tmp/rwlock"] += 1
         (project / ".dvc/tmp/rwlock").unlink(missing_ok=True)
-    elif "dvc.lock" in said and "corrupt" in said.lower():
+    elif "dvc.lock" in said and ("corrupt" in said.lower() or "validation failed" in said):
         remedies["rm dvc.lock"] += 1
         (project / "dvc.lock").unlink()
     else:

@@ -121,7 +121,9 @@ def _dvc_files() -> Iterator[Finding]:
     if lock.exists():
         try:
             content = YAML(typ="safe").load(lock.read_text(encoding="utf-8"))
+            # DVC empties it before it writes
             whole = isinstance(content, dict) and isinstance(content.get("stages", {}), dict)
+            whole = whole and "schema" in content
         except (YAMLError, UnicodeDecodeError):
             whole = False
         if not whole:

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,6 +35,21 @@ def test_a_killed_run_ends_where_it_would_have(
         path = registered.root / left
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     assert killing.disturb(registered.root, kills, seed=0) == kills
+
+
+def test_a_lock_file_that_dvc_emptied(
+    registered: RegisteredProject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kill between its emptying and its writing: DVC refuses it until it is removed."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import kills as killing
+
+    before = killing.hashes(registered.root)
+    Path("dvc.lock").write_text("")
+    remedies = Counter[str]()
+    assert killing.recover(registered.root, remedies) == 2
+    assert remedies == {"rm dvc.lock": 1}
+    assert killing.hashes(registered.root) == before
 
 
 def test_two_writers_are_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

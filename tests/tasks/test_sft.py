@@ -25,9 +25,12 @@ def test_what_is_written(sft_run: Trained, tiny_model: Path) -> None:
         "adapter_model.safetensors",
         "method.json",
     }
+    files = hashes.manifest(sft_run.out)
+    del files["method.json"]
     assert json.loads((sft_run.out / "method.json").read_text()) == {
         "method": "qlora",
         "base_sha256": hashes.sha256(tiny_model),
+        "files": files,
     }
     config = json.loads((sft_run.out / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] is None
@@ -122,7 +125,11 @@ def test_switched_off_there_is_no_adapter(
     out, curve = tmp_path / "sft", tmp_path / "curves/sft.csv"
     assert sft.run(tiny_model, formatted, out, curve, off, compute) == {"enabled": 0}
     assert [path.name for path in out.iterdir()] == ["method.json"]
-    assert adapter.read_method(out) == {"method": "none", "base_sha256": hashes.sha256(tiny_model)}
+    assert adapter.read_method(out) == {
+        "method": "none",
+        "base_sha256": hashes.sha256(tiny_model),
+        "files": {},
+    }
     assert curve.read_text() == "step,loss,validation_loss\n"
 
 
