@@ -175,3 +175,14 @@ def machine_names(folder: Path, *places: Path) -> list[str]:
         for path in sorted(folder.rglob("*"))
         if path.is_file() and any(name in path.read_bytes() for name in names)
     ]
+
+
+def gradients(model: Any) -> dict[str, Any]:
+    """By name, of the weights that have one; they are then cleared."""
+    found = {
+        name: value.grad.clone()
+        for name, value in model.named_parameters()
+        if value.grad is not None
+    }
+    model.zero_grad()
+    return found

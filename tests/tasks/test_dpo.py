@@ -53,6 +53,25 @@ def test_each_loss_has_its_own_first(
         dpo.check_first_loss(wrong, settings)
 
 
+def test_another_first_loss_ends_the_run_at_step_1(
+    sft_run: Trained, tiny_model: Path, formatted: Path, dpo_settings: Dpo, compute: Compute,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    seen: list[float] = []
+
+    def refuse(loss: float, dpo: Dpo) -> None:
+        seen.append(loss)
+        raise GateError("the reference is wrong")
+
+    monkeypatch.setattr(dpo, "check_first_loss", refuse)
+    out, curve = tmp_path / "out", tmp_path / "curve.csv"
+    with pytest.raises(GateError, match="the reference is wrong"):
+        dpo.run(tiny_model, sft_run.out, formatted, out, curve, dpo_settings, compute)
+    assert seen == [pytest.approx(math.log(2), abs=1e-4)]
+    assert not out.exists()
+    assert not curve.exists()
+
+
 def test_the_first_loss_of_a_plain_cross_entropy_is_anything(dpo_settings: Dpo) -> None:
     dpo.check_first_loss(7.0, dpo_settings.model_copy(update={"loss": "sft"}))
 

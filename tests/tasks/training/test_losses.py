@@ -10,10 +10,13 @@ from typing import Any
 
 import pytest
 import torch
+from small_runs import gradients
 
 from tasks.model import chat
 from tasks.training import losses
 from tasks.training.examples import IGNORED
+
+pytest_plugins = ("small_runs",)
 
 SMALL = {
     "vocab_size": 320,
@@ -116,16 +119,6 @@ def ours(model: Any, inputs: dict[str, torch.Tensor], items: int | None = None) 
     if items is None:
         items = int((labels[:, 1:] != IGNORED).sum())
     return losses.supervised(model, rest, labels, items, losses.supports(model))[0]
-
-
-def gradients(model: Any) -> dict[str, torch.Tensor]:
-    found = {
-        name: value.grad.clone()
-        for name, value in model.named_parameters()
-        if value.grad is not None
-    }
-    model.zero_grad()
-    return found
 
 
 def assert_same(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:

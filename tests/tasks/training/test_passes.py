@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from small_runs import Trained
+from small_runs import Trained, gradients
 
 from tasks import sft
 from tasks.model import adapter, chat
@@ -61,13 +61,7 @@ def step(trainer: Any, rows: Any) -> tuple[float, dict[str, torch.Tensor]]:
         items = (inputs["labels"][:, 1:] != examples.IGNORED).sum()
     trainer.current_gradient_accumulation_steps = 1
     loss = trainer.training_step(trainer.model, inputs, items)
-    found = {
-        name: value.grad.clone()
-        for name, value in trainer.model.named_parameters()
-        if value.grad is not None
-    }
-    trainer.model.zero_grad()
-    return float(loss), found
+    return float(loss), gradients(trainer.model)
 
 
 @pytest.mark.parametrize("kind", ["sft", "dpo"])

@@ -10,7 +10,7 @@ from typing import Any, get_args
 import pytest
 import torch
 import transformers
-from small_runs import Trained, pairs
+from small_runs import Trained, gradients, pairs
 
 from tasks import dpo
 from tasks.model import adapter, chat, load
@@ -91,16 +91,6 @@ def peers(
         models = [load.load_model(lively_model) for _ in range(2)]
     to = tmp_path_factory.mktemp("trl")
     return Peers(*models, tokenizer, dpo_settings, settled, to)
-
-
-def gradients(model: Any) -> dict[str, torch.Tensor]:
-    found = {
-        name: value.grad.clone()
-        for name, value in model.named_parameters()
-        if value.grad is not None
-    }
-    model.zero_grad()
-    return found
 
 
 @pytest.mark.parametrize("name", get_args(DpoLoss))
