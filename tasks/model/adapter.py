@@ -351,22 +351,29 @@ def _kinds(model: PreTrainedModel) -> dict[str, str]:
 
     found = {}
     for name, module in model.named_modules():
-        if isinstance(module, torch.nn.Linear | torch.nn.Embedding):
-            kind = "Linear" if isinstance(module, torch.nn.Linear) else "Embedding"
-            found[name.rpartition(".")[2]] = kind
+        if _is_linear(module):
+            found[name.rpartition(".")[2]] = "Linear"
+        elif isinstance(module, torch.nn.Embedding):
+            found[name.rpartition(".")[2]] = "Embedding"
     return dict(sorted(found.items()))
+
+
+def _is_linear(module: Any) -> bool:
+    """GPT-2 and its kin have layers of their own for it, whose weights are transposed."""
+    import torch
+    from transformers.pytorch_utils import Conv1D
+
+    return isinstance(module, torch.nn.Linear | Conv1D)
 
 
 def _linear(model: PreTrainedModel) -> list[str]:
     """Names of the linear layers, the output layer aside."""
-    import torch
-
     head = model.get_output_embeddings()
     return sorted(
         {
             name.rpartition(".")[2]
             for name, module in model.named_modules()
-            if isinstance(module, torch.nn.Linear) and module is not head
+            if _is_linear(module) and module is not head
         }
     )
 

@@ -222,6 +222,7 @@ def _through_nf4(model: PreTrainedModel, trained: Any) -> None:
     """Replace each weight that training saw quantised by its value after the round trip."""
     import bitsandbytes as bnb
     import torch
+    from transformers.pytorch_utils import Conv1D
 
     layers = {
         name.removesuffix(".base_layer"): module
@@ -236,8 +237,9 @@ def _through_nf4(model: PreTrainedModel, trained: Any) -> None:
     own = dict(model.named_modules())
     for name, layer in layers.items():
         weight = bnb.functional.dequantize_4bit(layer.weight.data, layer.weight.quant_state)
-        with torch.no_grad():
-            own[name].weight.copy_(weight.to(own[name].weight.dtype))
+        into = own[name]
+        with torch.no_grad():  # GPT-2's own kind of layer has the weight transposed
+            into.weight.copy_(weight.T if isinstance(into, Conv1D) else weight)
 
 
 def _fold(model: PreTrainedModel, adapter: Path) -> PreTrainedModel:

@@ -10,11 +10,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from small_runs import Trained
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from tasks.lineage import hashes
 from tasks.lineage.stage import StageError
-from tasks.model import adapter, chat, load, merging
+from tasks.model import adapter, chat, load, merging, source
 from tasks.params import Sft
+from tasks.training import beforehand
 
 pytest_plugins = ("small_runs",)
 
@@ -132,6 +134,39 @@ def test_an_adapter_of_embeddings_alone_merges(
     save(model, tiny_model, "lora", tmp_path / "lora")
     merged_into(tiny_model, tmp_path / "lora", tmp_path / "merged")
     assert largest_difference(model, load.load_model(tmp_path / "merged")) < 1e-4
+
+
+@pytest.fixture(scope="module")
+def gpt2(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model whose linear layers are of a kind of their own, with transposed weights."""
+    tokenizer, folder = chat.load_tokenizer(tiny_model), tmp_path_factory.mktemp("gpt2") / "model"
+    config = GPT2Config(vocab_size=len(tokenizer), n_embd=64, n_layer=2, n_head=2, n_positions=512)
+    torch.manual_seed(0)
+    source.save(GPT2LMHeadModel(config), tokenizer, folder)
+    source.write_manifest(folder)
+    return folder
+
+
+@pytest.mark.parametrize("targets", ["all-linear", ["c_attn", "c_fc"]], ids=["all", "named"])
+@pytest.mark.parametrize("method", ["lora", "qlora", "dora", "adalora", "ia3"])
+def test_layers_of_gpt2_are_adapted_and_folded(
+    method: str, targets: str | list[str], gpt2: Path, sft_settings: Sft, tmp_path: Path
+) -> None:
+    beforehand.check_targets(gpt2, targets, "sft.target_modules")
+    chosen = {"method": method, "target_modules": targets, "lora_dropout": 0.0}
+    model = adapter.new(gpt2, sft_settings.model_copy(update=chosen))
+    with torch.no_grad():
+        for value in model.parameters():
+            if value.requires_grad:
+                value.add_(torch.randn_like(value), alpha=0.1)
+    names = {name.rpartition(".")[2] for name in model.targeted_module_names}
+    assert names == ({"c_attn", "c_proj", "c_fc"} if targets == "all-linear" else set(targets))
+    save(model, gpt2, method, tmp_path / "trained")
+    made = merged_into(gpt2, tmp_path / "trained", tmp_path / "merged")
+    assert made.into == ("nf4" if method == "qlora" else "original")
+    merged = load.load_model(tmp_path / "merged")
+    assert largest_difference(model, merged) < 1e-4
+    assert largest_difference(load.load_model(gpt2), merged) > 1e-3
 
 
 class Fixed:
