@@ -145,10 +145,12 @@ class _Noted:
 def train(trainer: Any) -> None:
     """Train to the end, from the last checkpoint if there is one.
 
-    SIGTERM (and Ctrl-C) end the step, keep a checkpoint and raise; a second one ends at once.
+    SIGTERM (and Ctrl-C) end the step, keep a checkpoint and raise; a second one ends at once.  After
+    the last step, or one that ends the run early, there is nothing to go on with: the stage then
+    writes what was trained and ends as if it had not been asked.
 
     Raises:
-        Terminated: after a signal.
+        Terminated: after a signal in any other step.
     """
     kept = unfinished.folder()
     store = checkpoints.Store(kept) if kept else None
@@ -167,6 +169,10 @@ def train(trainer: Any) -> None:
         if trainer.stopped_as_asked:
             step = trainer.state.global_step
             raise Terminated(f"stopped after step {step} as asked; run again to go on from there")
+        if asked.is_set():
+            log.warning(
+                "that step was the last: what was trained is written; once more stops at once"
+            )
 
 
 def _keeper(

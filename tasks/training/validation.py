@@ -67,7 +67,7 @@ def callback(trainer: Any, validations: int, patience: int | None) -> TrainerCal
     """Validates, notes the best, and ends training after `patience` validations without a better one.
 
     Args:
-        trainer: with `best` and `points`, and validation rows.
+        trainer: with `best`, `points` and `stopped_as_asked`, and validation rows.
         validations: in all; at least 1.
         patience: None trains to the end.
     """
@@ -88,6 +88,7 @@ def callback(trainer: Any, validations: int, patience: int | None) -> TrainerCal
             if patience is not None and trainer.best.waited >= patience:
                 log.info("no better validation loss for %d times: stopping early", patience)
                 control.should_training_stop = True
-                control.should_save = False  # a run that is resumed comes here again
+                control.should_save = False  # nothing is left to go on with
+                trainer.stopped_as_asked = False  # a signal in this step finds the run complete
 
     return Validation()

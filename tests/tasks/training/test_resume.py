@@ -98,3 +98,31 @@ def test_the_same_bytes_after_an_interruption_at_each_step(
         assert not (pieces / "out").exists()
     assert training[kind](pieces) == metrics
     assert hashes.manifest(pieces) == hashes.manifest(straight)
+
+
+@pytest.mark.parametrize("patience", [None, 1])
+def test_a_signal_in_the_step_that_ends_the_run_loses_nothing(
+    patience: int | None,
+    tiny_model: Path,
+    formatted: Path,
+    sft_settings: Sft,
+    compute: Compute,
+    kept: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """It is the last one, or that of a validation which ends it early: the work is complete."""
+    worse = {"method": "lora", "learning_rate": 5.0e-2, "warmup_share": 0.0, "epochs": 4}
+    settings = sft_settings.model_copy(update={**worse, "validations": 8, "patience": patience})
+    found = []
+    for name in ("straight", "asked"):
+        to = tmp_path / name
+        inputs = tiny_model, formatted, to / "out", to / "curve.csv"
+        found.append(sft.run(*inputs, settings, compute))
+        unfinished.use(kept)
+        interrupt_after(int(found[0]["steps"]), monkeypatch)
+    assert found[0] == found[1]
+    assert (found[0]["steps"] < 8) == (patience is not None)
+    assert hashes.manifest(tmp_path / "straight") == hashes.manifest(tmp_path / "asked")
+    assert "that step was the last: what was trained is written" in caplog.text
