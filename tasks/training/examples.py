@@ -39,6 +39,9 @@ def packed_blocks(
 ) -> Dataset:
     """Texts one after the other, an end-of-text token behind each, cut into equal blocks.
 
+    A text begins with what the tokenizer puts before one by itself: Gemma and Llama have a token for it,
+    which their chat templates write too, Qwen and the scratch model have none.
+
     Positions begin anew with each text and each block.  Without an attention mask transformers takes
     that for a border (`find_packed_sequence_indices` in its masking_utils): no text sees the one before
     it.  Nor is the first token of a text predicted from another text.
@@ -49,10 +52,12 @@ def packed_blocks(
     """
     from datasets import Dataset
 
+    begin = _opening(tokenizer)
     tokens: list[int] = []
     places: list[int] = []
     for text in texts:
-        ids = [*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+        plain = tokenizer(text, add_special_tokens=False)["input_ids"]
+        ids = [*begin, *plain, tokenizer.eos_token_id]
         tokens += ids
         places += range(len(ids))
     size = min(block_tokens, len(tokens))
@@ -66,6 +71,15 @@ def packed_blocks(
             [token if place else IGNORED for token, place in zip(block, positions, strict=True)]
         )
     return Dataset.from_dict(columns)
+
+
+def _opening(tokenizer: PreTrainedTokenizerFast) -> list[int]:
+    """What a tokenizer puts before a text by itself."""
+    whole, plain = (
+        tokenizer("a", add_special_tokens=special)["input_ids"] for special in (True, False)
+    )
+    ahead = next(at for at in range(len(whole)) if whole[at : at + len(plain)] == plain)
+    return list(whole[:ahead])
 
 
 def _from_zero(places: list[int]) -> list[int]:

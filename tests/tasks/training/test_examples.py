@@ -101,6 +101,31 @@ def test_a_packed_text_is_read_as_if_alone(family: str, tokenizer: PreTrainedTok
             start += len(ids)
 
 
+def test_a_text_begins_as_a_conversation_does(tiny_model: Path) -> None:
+    """Of tokenizers that put a token before each text, as Gemma's, templates write the same one."""
+    from tokenizers.processors import TemplateProcessing
+
+    def texts(tokenizer: PreTrainedTokenizerFast) -> list[list[int]]:
+        [block] = examples.packed_blocks(["late", "customs"], tokenizer, 512)["input_ids"]
+        end = block.index(tokenizer.eos_token_id) + 1
+        return [block[:end], block[end:]]
+
+    tokenizer = chat.load_tokenizer(tiny_model)
+    plain = texts(tokenizer)
+    begin = tokenizer.bos_token_id
+    assert begin not in [*plain[0], *plain[1]]  # the scratch model's own puts none
+    token = str(tokenizer.bos_token)
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single=f"{token} $A", special_tokens=[(token, begin)]
+    )
+    tokenizer.chat_template = "{{ bos_token }}" + str(tokenizer.chat_template)
+    assert texts(tokenizer) == [[begin, *text] for text in plain]
+    assert chat.render_prompt([{"role": "user", "content": "late"}], tokenizer)[0] == begin
+    block = examples.packed_blocks(["late"], tokenizer, 512)[0]
+    assert block["position_ids"][0] == 0
+    assert block["labels"] == [examples.IGNORED, *plain[0]]  # it is not learned, but learned from
+
+
 def test_a_text_that_fills_no_block_is_one(tokenizer: PreTrainedTokenizerFast) -> None:
     ids = tokenizer("late", add_special_tokens=False)["input_ids"]
     blocks = examples.packed_blocks(["late"], tokenizer, 512)
