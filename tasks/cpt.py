@@ -82,6 +82,7 @@ _FOLDED = (
 def _work(base: Path, cpt: Cpt, longest: int) -> memory.Work:
     lora = memory.lora_weights(base, cpt.lora.r, cpt.lora.target_modules)
     return memory.Work(
+        stage="cpt",
         model=base,
         trained=None if cpt.method == "full" else lora,
         quantised=False,

@@ -88,6 +88,7 @@ def _work(base: Path, adapter: Path, method: str, dpo: Dpo, pairs: Any) -> Work:
     """A pair is one sequence: prompt, chosen, rejected."""
     weights = shapes.tensors(adapter).values()
     return Work(
+        stage="dpo",
         model=base,
         trained=None if method == "full" else sum(tensor.size for tensor in weights),
         quantised=method == "qlora",

@@ -90,6 +90,7 @@ def _chats(file: Path, base: Path, tokenizer: Any, sft: Sft) -> tuple[Any, list[
 
 def _work(base: Path, sft: Sft, train: Any) -> memory.Work:
     return memory.Work(
+        stage="sft",
         model=base,
         trained=memory.trained(base, sft),
         quantised=sft.method == "qlora",

@@ -228,7 +228,7 @@ def _refuse_too_large(work: Work, settled: Compute, here: Machine) -> None:
         f"{text} ({gigabytes(less.total)})"
         for text, less in memory.remedies(work, settled, here.free)
     ]
-    remedy = ", or ".join(ways) or "nothing in compute makes it fit; take a smaller model"
+    remedy = ", or ".join(ways) or "no other value makes it fit; take a smaller model"
     place = here.device if here.gpu else "this machine"
     raise TooLarge(
         f"{work.model} does not fit: training needs about {need}, and {gigabytes(here.free)} are free "

@@ -38,6 +38,10 @@ _LIBRARIES = 0.25e9
 class Work:
     """What a stage is about to train."""
 
+    stage: str
+    """Section of params.yaml that its values stand in."""
+    stage: str
+    """The section of params.yaml that its batch_size stands in."""
     model: Path
     trained: int | None
     """Weights of the adapter; None trains the model's own."""
@@ -162,21 +166,36 @@ def _kept(
     return kept
 
 
-Remedy = tuple[str, Need]
+Values = dict[str, Any]
+"""By their place in params.yaml."""
 
 
-def remedies(work: Work, compute: Compute, room: float) -> list[Remedy]:
-    """What would make a run fit into so many bytes, each by itself, or all of it together."""
-    smaller = compute.model_copy(update={"pass_tokens": work.longest})
-    recomputed = compute.model_copy(update={"gradient_checkpointing": True})
-    both = smaller.model_copy(update={"gradient_checkpointing": True})
-    quantised = replace(work, quantised=True)
-    found = [
-        (f"set compute.pass_tokens to {work.longest}", needed(work, smaller)),
-        ("set compute.gradient_checkpointing to true", needed(work, recomputed)),
-        ("set both of them so", needed(work, both)),
-    ]
-    if work.trained is not None and not work.quantised:
-        found.append(("set sft.method to qlora", needed(quantised, compute)))
-        found.append(("set sft.method to qlora and both of these", needed(quantised, both)))
-    return [(text, need) for text, need in found if need.total <= room]
+def remedies(work: Work, compute: Compute, room: float) -> list[tuple[str, Need]]:
+    """What would make a run fit into so many bytes: other values, each by itself or all together."""
+    rows = f"{work.stage}.batch_size"
+    passes: Values = {"compute.pass_tokens": work.longest} if work.divides else {}
+    recomputed: Values = {"compute.gradient_checkpointing": True} if work.recomputes else {}
+    together = (passes or {rows: 1}) | recomputed
+    fewer: list[Values] = [{rows: count} for count in range(work.sequences - 1, 0, -1)]
+    fitting = (way for way in fewer if _need(work, compute, way).total <= room)
+    ways = [passes, next(fitting, {}), recomputed, together if len(together) > 1 else {}]
+    if work.stage == "sft" and work.trained is not None and not work.quantised:
+        quantised: Values = {"sft.method": "qlora"}
+        ways += [quantised, quantised | together]
+    found: dict[str, Need] = {}
+    for way in ways:
+        if way and (need := _need(work, compute, way)).total <= room:
+            text = " and ".join(f"{key} to {str(value).lower()}" for key, value in way.items())
+            found[f"set {text}"] = need
+    return list(found.items())
+
+
+def _need(work: Work, compute: Compute, way: Values) -> Need:
+    of_compute = {
+        key.removeprefix("compute."): value
+        for key, value in way.items()
+        if key.startswith("compute.")
+    }
+    rows = way.get(f"{work.stage}.batch_size", work.sequences)
+    changed = replace(work, sequences=rows, quantised=work.quantised or "sft.method" in way)
+    return needed(changed, compute.model_copy(update=of_compute))

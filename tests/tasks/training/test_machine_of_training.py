@@ -33,7 +33,7 @@ def nothing_is_left() -> Iterator[None]:
 
 @pytest.fixture
 def work(tiny_model: Path) -> memory.Work:
-    return memory.Work(tiny_model, trained=1000, quantised=False, sequences=8, longest=100)
+    return memory.Work("sft", tiny_model, trained=1000, quantised=False, sequences=8, longest=100)
 
 
 def settled(
@@ -202,10 +202,32 @@ def test_what_does_not_fit_is_refused_with_what_would(
     assert told.startswith(f"{work.model} does not fit: training needs about 0.2")
     assert f"and {memory.gigabytes(smaller.total)} are free on this machine; set " in told
     assert f"set compute.pass_tokens to 100 ({memory.gigabytes(smaller.total)})" in told
-    with pytest.raises(
-        machine.TooLarge, match=r"; nothing in compute makes it fit; take a smaller"
-    ):
+    with pytest.raises(machine.TooLarge, match=r"; no other value makes it fit; take a smaller"):
         settled(compute, work, replace(PLAIN, free=1000), monkeypatch)
+
+
+def test_the_remedies_are_values_that_the_stage_has(compute: Compute, work: memory.Work) -> None:
+    plain = compute.model_copy(
+        update={"dtype": "float32", "gradient_checkpointing": False, "pass_tokens": None}
+    )
+
+    def told(room: float = 1e12, **changes: Any) -> list[str]:
+        return [text for text, _ in memory.remedies(replace(work, **changes), plain, room)]
+
+    cut, recomputed = "compute.pass_tokens to 100", "compute.gradient_checkpointing to true"
+    of_cpt = [cut, "cpt.batch_size to 7", recomputed, f"{cut} and {recomputed}"]
+    assert told(stage="cpt") == [f"set {way}" for way in of_cpt]
+    qlora = "set sft.method to qlora"
+    of_sft = ["sft" + way.removeprefix("cpt") if "batch" in way else way for way in of_cpt]
+    ways = [*(f"set {way}" for way in of_sft), qlora, f"{qlora} and {of_sft[-1]}"]
+    assert told() == ways
+    assert told(trained=None) == told(quantised=True) == ways[:-2]
+    whole = ["dpo.batch_size to 7", recomputed, f"dpo.batch_size to 1 and {recomputed}"]
+    assert told(stage="dpo", divides=False) == [f"set {way}" for way in whole]
+    assert told(stage="dpo", divides=False, recomputes=False) == [f"set {whole[0]}"]
+    three = memory.needed(replace(work, sequences=3), plain).total
+    assert "set sft.batch_size to 3" in told(three)
+    assert "set sft.batch_size to 4" not in told(three)
 
 
 def test_qlora_without_a_backend(
@@ -271,7 +293,7 @@ def test_the_estimate_counts_weights_by_their_type(tiny_model: Path, compute: Co
     plain = compute.model_copy(
         update={"dtype": "float32", "gradient_checkpointing": False, "pass_tokens": None}
     )
-    work = memory.Work(tiny_model, trained=0, quantised=False, sequences=1, longest=1)
+    work = memory.Work("sft", tiny_model, trained=0, quantised=False, sequences=1, longest=1)
     size = (tiny_model / "model.safetensors").stat().st_size
     whole = memory.needed(work, plain)
     assert whole.weights == pytest.approx(size, rel=0.02)
