@@ -177,31 +177,45 @@ def _plan(compute: Compute, work: Work | None, here: Machine) -> tuple[Choice, C
     if work is None:
         built = "for a model that is built here"
         return (compute.gradient_checkpointing is True, built), (None, built)
-    recompute = compute.gradient_checkpointing
-    rates = [recompute] if recompute != "auto" else [False, True] if work.recomputes else [False]
-    size = compute.pass_tokens
-    sizes = [size] if size != "auto" else _sizes(work) if work.divides else [None]
-    plans = [(rate, size) for rate in rates for size in sizes]
-    rate, size = next((plan for plan in plans if _fits(compute, work, here, *plan)), plans[-1])
-    room = f"{here.room // _GIB} GiB"
-    if recompute != "auto":
-        checkpointing = (rate, _AS_ASKED)
-    elif not work.recomputes:
-        checkpointing = (False, "since a trained prefix is a cache, which that would drop")
-    elif rate:
-        checkpointing = (True, f"since activations take more than {room} otherwise")
-    else:
-        checkpointing = (False, f"since it costs time and {room} are enough without it")
+    ways = [False, True] if work.recomputes else [False]
+    sizes = _sizes(work) if work.divides else [None]
+    plans = [
+        (recomputes, size)
+        for recomputes in _open(compute.gradient_checkpointing, ways)
+        for size in _open(compute.pass_tokens, sizes)
+    ]
+    fitting = (plan for plan in plans if _fits(compute, work, here, *plan))
+    recomputes, size = next(fitting, plans[-1])
+    return (
+        (recomputes, _why_recomputed(compute, work, here, recomputes)),
+        (size, _why_cut(compute, work, here, size)),
+    )
+
+
+def _open(asked: Any, values: list[Any]) -> list[Any]:
+    """What there is to choose from."""
+    return values if asked == "auto" else [asked]
+
+
+def _why_recomputed(compute: Compute, work: Work, here: Machine, recomputes: bool) -> str:
+    if compute.gradient_checkpointing != "auto":
+        return _AS_ASKED
+    if not work.recomputes:
+        return "since a trained prefix is a cache, which that would drop"
+    if recomputes:
+        return f"since activations take more than {here.room // _GIB} GiB otherwise"
+    return f"since it costs time and {here.room // _GIB} GiB are enough without it"
+
+
+def _why_cut(compute: Compute, work: Work, here: Machine, size: int | None) -> str:
     if compute.pass_tokens != "auto":
-        passes = (size, _AS_ASKED)
-    elif not work.divides:
-        passes = (None, "since the loss compares all pairs of a batch")
-    elif size is None:
-        batch = f"{work.sequences} times {work.longest} tokens"
-        passes = (None, f"since a batch of at most {batch} goes into {room}")
-    else:
-        passes = (size, f"since larger passes take more than {room}")
-    return checkpointing, passes
+        return _AS_ASKED
+    if not work.divides:
+        return "since the loss compares all pairs of a batch"
+    if size is not None:
+        return f"since larger passes take more than {here.room // _GIB} GiB"
+    batch = f"{work.sequences} times {work.longest} tokens"
+    return f"since a batch of at most {batch} goes into {here.room // _GIB} GiB"
 
 
 def _sizes(work: Work) -> list[int | None]:
@@ -214,8 +228,8 @@ def _sizes(work: Work) -> list[int | None]:
     return [*sizes, work.longest]
 
 
-def _fits(compute: Compute, work: Work, here: Machine, rate: bool, size: int | None) -> bool:
-    plan = compute.model_copy(update={"gradient_checkpointing": rate, "pass_tokens": size})
+def _fits(compute: Compute, work: Work, here: Machine, recomputes: bool, size: int | None) -> bool:
+    plan = compute.model_copy(update={"gradient_checkpointing": recomputes, "pass_tokens": size})
     return memory.needed(work, plan).total <= here.room
 
 
