@@ -104,9 +104,9 @@ def settle(compute: Compute, work: Work | None) -> Compute:
         TooLarge: when the run needs more memory than is free.
     """
     here = look(compute)
-    _refuse_impossible(compute, here)
     dtype, attention = _dtype(compute, here), _attention(compute)
     known = compute.model_copy(update={"dtype": dtype[0], "attention": attention[0]})
+    _refuse_impossible(known, here)
     if work and work.quantised:
         load.require_quantisation()
     checkpointing, passes = _plan(known, work, here)
@@ -133,11 +133,18 @@ def _word(value: Any) -> str:
 
 
 def _refuse_impossible(compute: Compute, here: Machine) -> None:
+    """Raise for a `compute` whose dtype and attention are known."""
     if compute.attention == "flash_attention_2":
         if not here.gpu:
             raise StageError(
                 "compute.attention: flash_attention_2 needs a CUDA device, and torch finds none; set it "
                 "to auto, or look at `nvidia-smi` and `python -m torch.utils.collect_env`"
+            )
+        if compute.dtype == "float32":
+            remedy = "set compute.dtype to bfloat16, or this" if here.bfloat16 else "set this"
+            raise StageError(
+                "compute.attention: flash_attention_2 does not compute in float32, which compute.dtype "
+                f"is here; {remedy} to auto"
             )
         if importlib.util.find_spec("flash_attn") is None:
             raise StageError(

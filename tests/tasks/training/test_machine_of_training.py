@@ -169,6 +169,17 @@ def test_what_params_say_is_done(
             r"^compute\.attention: flash_attention_2 needs the package flash-attn, which is not",
         ),
         (
+            {"attention": "flash_attention_2", "dtype": "float32"},
+            GPU,
+            r"^compute\.attention: flash_attention_2 does not compute in float32, which compute\.dtype "
+            r"is here; set compute\.dtype to bfloat16, or this to auto$",
+        ),
+        (
+            {"attention": "flash_attention_2"},
+            replace(GPU, bfloat16=False),
+            r"does not compute in float32, which compute\.dtype is here; set this to auto$",
+        ),
+        (
             {"dtype": "bfloat16"},
             replace(GPU, bfloat16=False),
             r"^compute\.dtype: NVIDIA H200 has no bfloat16 arithmetic; set it to auto or float32$",
