@@ -12,7 +12,7 @@ from tasks.lineage.compute import seed
 from tasks.lineage.console import log, quiet
 from tasks.lineage.stage import GateError, Metrics, Out
 from tasks.model import adapter as adapters
-from tasks.model import chat, shapes
+from tasks.model import chat, load, shapes
 from tasks.params import PROMPT_METHODS, WHOLE_BATCH, Compute, Dpo
 from tasks.training import (
     beforehand,
@@ -44,9 +44,10 @@ def run(
     seed(compute)
     beforehand.check_model(base)
     tokenizer = chat.load_tokenizer(base)
-    pairs, names = _pairs(data / "preferences.jsonl", base, tokenizer)
-    validation, _ = _pairs(data / "preferences_validation.jsonl", base, tokenizer)
     method = adapters.checked_method(base, adapter)["method"]
+    virtual = load.tokens_before(adapter)
+    pairs, names = _pairs(data / "preferences.jsonl", base, tokenizer, virtual)
+    validation, _ = _pairs(data / "preferences_validation.jsonl", base, tokenizer, virtual)
     compute = machine.settle(compute, _work(base, adapter, method, dpo, pairs))
     model = adapters.load_trainable(base, adapter)
 
@@ -68,13 +69,15 @@ def run(
     }
 
 
-def _pairs(file: Path, base: Path, tokenizer: Any) -> tuple[Any, list[str]]:
+def _pairs(file: Path, base: Path, tokenizer: Any, virtual_tokens: int) -> tuple[Any, list[str]]:
     """The pairs of a file, and their ids."""
     rows = examples.read_rows(file)
     names = [row["id"] for row in rows]
     pairs = examples.preference_pairs(rows, tokenizer)
     prompts, *answers = _lengths(pairs)
-    longer = [prompt + max(both) for prompt, *both in zip(prompts, *answers, strict=True)]
+    longer = [
+        virtual_tokens + prompt + max(both) for prompt, *both in zip(prompts, *answers, strict=True)
+    ]
     beforehand.check_context(base, longer, names, file)
     return pairs, names
 
@@ -85,15 +88,20 @@ def _lengths(pairs: Any) -> list[list[int]]:
 
 
 def _work(base: Path, adapter: Path, method: str, dpo: Dpo, pairs: Any) -> Work:
-    """A pair is one sequence: prompt, chosen, rejected."""
+    """A pair is one sequence: prompt, chosen, rejected; of a model with virtual tokens it is two, each
+    with these and the prompt."""
     weights = shapes.tensors(adapter).values()
+    prompts, *answers = _lengths(pairs)
+    if method in PROMPT_METHODS:
+        virtual = load.tokens_before(adapter)
+        prompts = [2 * (virtual + prompt) for prompt in prompts]
     return Work(
         stage="dpo",
         model=base,
         trained=None if method == "full" else sum(tensor.size for tensor in weights),
         quantised=method == "qlora",
         sequences=dpo.batch_size,
-        longest=max(map(sum, zip(*_lengths(pairs), strict=True))),
+        longest=max(map(sum, zip(prompts, *answers, strict=True))),
         own_forward=method in PROMPT_METHODS,
         divides=dpo.loss not in WHOLE_BATCH,
         recomputes=method != "prefix_tuning",

@@ -82,10 +82,13 @@ def _chats(file: Path, base: Path, tokenizer: Any, sft: Sft) -> tuple[Any, list[
     rows = examples.read_rows(file)
     names = [row["id"] for row in rows]
     chats = examples.supervised_chats(rows, tokenizer)
-    before = sft.virtual_tokens if sft.method in PROMPT_METHODS else 0
-    lengths = [before + len(ids) for ids in chats["input_ids"]]
+    lengths = [_virtual_tokens(sft) + len(ids) for ids in chats["input_ids"]]
     beforehand.check_context(base, lengths, names, file)
     return chats, names
+
+
+def _virtual_tokens(sft: Sft) -> int:
+    return sft.virtual_tokens if sft.method in PROMPT_METHODS else 0
 
 
 def _work(base: Path, sft: Sft, train: Any) -> memory.Work:
@@ -95,7 +98,7 @@ def _work(base: Path, sft: Sft, train: Any) -> memory.Work:
         trained=memory.trained(base, sft),
         quantised=sft.method == "qlora",
         sequences=sft.batch_size,
-        longest=max(len(ids) for ids in train["input_ids"]),
+        longest=_virtual_tokens(sft) + max(len(ids) for ids in train["input_ids"]),
         own_forward=sft.method in PROMPT_METHODS,
         recomputes=sft.method != "prefix_tuning",
     )

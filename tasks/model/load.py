@@ -54,10 +54,15 @@ def load_model(folder: Path, frozen: bool = False) -> PreTrainedModel:
 
 def virtual_tokens(folder: Path) -> int:
     """How many learned vectors a model's folder puts before each conversation."""
-    config = folder / ADAPTER / "adapter_config.json"
+    return tokens_before(folder / ADAPTER)
+
+
+def tokens_before(adapter: Path) -> int:
+    """How many learned vectors an adapter puts before each sequence; 0 where there is none."""
+    config = adapter / "adapter_config.json"
     if not config.is_file():
         return 0
-    return int(json.loads(config.read_text(encoding="utf-8"))["num_virtual_tokens"])
+    return int(json.loads(config.read_text(encoding="utf-8")).get("num_virtual_tokens", 0))
 
 
 def load_quantised(folder: Path) -> PreTrainedModel:

@@ -49,7 +49,7 @@ class Work:
     sequences: int
     """Of a batch."""
     longest: int
-    """Tokens of the longest sequence, to which a batch may be padded."""
+    """Tokens of the longest sequence, to which a batch may be padded, virtual ones before it counted."""
     own_forward: bool = False
     """Whether the model computes all logits itself, as with virtual tokens."""
     recomputes: bool = True

@@ -22,13 +22,16 @@ def budget(compute: Compute) -> int | None:
     return compute.pass_tokens
 
 
-def split(batch: Mapping[str, Tensor], tokens: int | None) -> Iterator[dict[str, Tensor]]:
+def split(
+    batch: Mapping[str, Tensor], tokens: int | None, virtual: int = 0
+) -> Iterator[dict[str, Tensor]]:
     """Passes of a batch: its rows, the shortest first, and no more padding than each pass needs.
 
     Args:
         batch: of (rows, length, ...) with `attention_mask` where rows are padded on the right, and of
             (rows,) what belongs to a row as a whole.
         tokens: of a pass at most, padding counted; a longer row is a pass of its own.  None: one pass.
+        virtual: tokens that the model puts before each row, which count too.
     """
     width = batch["input_ids"].shape[1]
     if tokens is None:
@@ -39,7 +42,7 @@ def split(batch: Mapping[str, Tensor], tokens: int | None) -> Iterator[dict[str,
     lengths = [width] * rows if mask is None else mask.sum(1).tolist()
     chosen: list[int] = []
     for row in sorted(range(rows), key=lambda row: lengths[row]):
-        if chosen and (len(chosen) + 1) * lengths[row] > tokens:
+        if chosen and (len(chosen) + 1) * (virtual + lengths[row]) > tokens:
             yield _rows(batch, chosen, lengths[chosen[-1]])
             chosen = []
         chosen.append(row)
@@ -70,7 +73,12 @@ class InPasses:
         return torch.stack(losses).sum()
 
     def passes(self, inputs: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
-        return split(inputs, self.pass_tokens)
+        return split(inputs, self.pass_tokens, self.virtual_tokens())
+
+    def virtual_tokens(self: Any) -> int:
+        """That the model puts before each sequence."""
+        config = getattr(self.accelerator.unwrap_model(self.model), "active_peft_config", None)
+        return getattr(config, "num_virtual_tokens", 0)
 
     def prediction_step(
         self: Any, model: Any, inputs: Any, prediction_loss_only: bool, ignore_keys: Any = None

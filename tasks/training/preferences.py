@@ -408,7 +408,7 @@ class Preferences(passes.InPasses):
 
     def passes(self, inputs: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
         pairs = len(inputs["input_ids"])
-        for part in passes.split(inputs, self.pass_tokens):
+        for part in passes.split(inputs, self.pass_tokens, 2 * self.virtual_tokens()):
             yield part | {"share": part["reference"].new_tensor(len(part["input_ids"]) / pairs)}
 
     def compute_loss(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from tasks import cpt, dpo, merge, sft
 from tasks.lineage import hashes, unfinished
 from tasks.lineage.process import Terminated
 from tasks.lineage.stage import GateError, StageError
-from tasks.model import adapter, chat, engines, load, merging
+from tasks.model import adapter, chat, engines, load, merging, source
 from tasks.model.engines import Unavailable
 from tasks.params import PROMPT_METHODS, Compute, Cpt, Dpo, Params, Sft
 from tasks.training import handoff
@@ -154,6 +155,52 @@ def test_nothing_is_no_number() -> None:
     nothing = torch.tensor([[float("nan")]])
     with pytest.raises(GateError, match="differ by up to nan, more than 1e-05; mend it"):
         handoff.check(nothing, nothing, handoff.EXACT, "this", "mend it")
+
+
+@pytest.mark.parametrize("method", PROMPT_METHODS)
+def test_virtual_tokens_count_in_memory_passes_and_context(
+    method: str,
+    tiny_model: Path,
+    formatted: Path,
+    settings: Sft,
+    dpo_settings: Dpo,
+    settled: Compute,
+    tmp_path: Path,
+) -> None:
+    tokenizer = chat.load_tokenizer(tiny_model)
+    few, many = (
+        settings.model_copy(update={"method": method, "virtual_tokens": count}) for count in (4, 44)
+    )
+    rows, _ = sft._chats(formatted / "train.jsonl", tiny_model, tokenizer, few)
+    longest = max(len(ids) for ids in rows["input_ids"])
+    works = [sft._work(tiny_model, chosen, rows) for chosen in (few, many)]
+    assert [work.longest for work in works] == [longest + 4, longest + 44]
+
+    model = adapter.new(tiny_model, many)
+    trainer = sft._trainer(model, tokenizer, rows, rows, many, settled)
+    trainer.pass_tokens = works[1].longest
+    cut = list(trainer.passes(trainer.data_collator(list(rows))))
+    assert [len(part["input_ids"]) for part in cut] == [1] * len(rows)
+
+    folder = tmp_path / "trained"
+    adapter.save(model, tokenizer, tiny_model, method, folder)
+    pairs, _ = dpo._pairs(formatted / "preferences.jsonl", tiny_model, tokenizer, 0)
+    prompts, *answers = dpo._lengths(pairs)
+    both = [sum(parts) for parts in zip(prompts, prompts, *answers, strict=True)]
+    found = dpo._work(tiny_model, folder, method, dpo_settings, pairs)
+    assert found.longest == max(both) + 2 * 44
+
+    base = Path(shutil.copytree(tiny_model, tmp_path / "short"))
+    config = json.loads((base / "config.json").read_text())
+    longest = max(ids + max(pair) for ids, *pair in zip(prompts, *answers, strict=True))
+    changed = json.dumps(config | {"max_position_embeddings": longest + 43})
+    (base / "config.json").write_text(changed)
+    dpo._pairs(formatted / "preferences.jsonl", base, tokenizer, 43)
+    source.write_manifest(base)
+    again = tmp_path / "again"
+    adapter.save(model, tokenizer, base, method, again)
+    with pytest.raises(StageError, match=rf"preferences\.jsonl: row .* has {longest + 44} tokens"):
+        dpo.run(base, again, formatted, tmp_path / "o", tmp_path / "c", dpo_settings, settled)
 
 
 @pytest.mark.parametrize("method", ["dora", "adalora", "ia3", "full"])

@@ -49,6 +49,11 @@ def test_rows_of_like_length_go_together(tokens: int | None, expected: list[list
     assert sorted(seen) == [1, 2, 3, 4, 5]
 
 
+def test_virtual_tokens_before_each_row_count() -> None:
+    found = list(passes.split(padded([7, 2, 5, 2, 9]), 14, virtual=3))
+    assert [part["worth"].int().tolist() for part in found] == [[2, 2], [5], [7], [9]]
+
+
 def test_rows_without_a_mask_are_all_as_long() -> None:
     found = list(passes.split({"input_ids": torch.zeros(5, 8)}, 16))
     assert [len(part["input_ids"]) for part in found] == [2, 2, 1]
