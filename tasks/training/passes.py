@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from tasks.params import Compute
+from tasks.training.examples import IGNORED
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -56,6 +57,11 @@ def _rows(batch: Mapping[str, Tensor], rows: list[int], length: int) -> dict[str
     }
 
 
+def _supervised(batch: Mapping[str, Tensor]) -> Tensor | None:
+    """How many tokens of a batch carry a loss; None for pairs, whose passes know their share."""
+    return batch["labels"][:, 1:].ne(IGNORED).sum() if "labels" in batch else None
+
+
 class InPasses:
     """Mixed into a trainer of transformers or TRL, before it."""
 
@@ -83,12 +89,17 @@ class InPasses:
     def prediction_step(
         self: Any, model: Any, inputs: Any, prediction_loss_only: bool, ignore_keys: Any = None
     ) -> tuple[Tensor, None, None]:
-        """The loss alone; there are no logits to hand on."""
+        """The loss alone, the sum over passes as in training; there are no logits to hand on."""
         import torch
 
         inputs = self._prepare_inputs(inputs)
+        items = _supervised(inputs)
         with torch.no_grad():
-            return self.compute_loss(model, inputs).detach(), None, None
+            losses = [
+                self.compute_loss(model, part, num_items_in_batch=items)
+                for part in self.passes(inputs)
+            ]
+        return torch.stack(losses).sum(), None, None
 
     def note(self, **values: Tensor) -> None:
         """Values by row or token, of which the next log has the mean."""
@@ -124,9 +135,7 @@ class NextToken(InPasses):
             self._supported = losses.supports(self.accelerator.unwrap_model(model))
         rest = dict(inputs)
         labels = rest.pop("labels")
-        items = num_items_in_batch
-        if items is None:
-            items = labels[:, 1:].ne(losses.IGNORED).sum()
+        items = _supervised(inputs) if num_items_in_batch is None else num_items_in_batch
         with self.accelerator.autocast():
             loss, likeliest = losses.supervised(model, rest, labels, float(items), self._supported)
         self.note(mean_token_accuracy=likeliest)

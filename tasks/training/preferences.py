@@ -400,16 +400,20 @@ class Preferences(passes.InPasses):
         for rows in _alike(pairs["length"], self.args.per_device_eval_batch_size):
             batch = self._prepare_inputs(collate([pairs[row] for row in rows]))
             with torch.no_grad(), self.accelerator.autocast():
-                answers, _ = self._scorer.answers(batch)
-            for row, answer in zip(rows, answers.tolist(), strict=True):
+                parts = [self._scorer.answers(part)[0] for part in self._split(batch)]
+            for row, answer in zip(rows, torch.cat(parts).tolist(), strict=True):
                 found[row] = answer
         self.model.train(training)
         return pairs.add_column("reference", found)
 
     def passes(self, inputs: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
         pairs = len(inputs["input_ids"])
-        for part in passes.split(inputs, self.pass_tokens, 2 * self.virtual_tokens()):
+        for part in self._split(inputs):
             yield part | {"share": part["reference"].new_tensor(len(part["input_ids"]) / pairs)}
+
+    def _split(self, inputs: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
+        """The shortest pairs first, so pairs that come in this order stay in it."""
+        return passes.split(inputs, self.pass_tokens, 2 * self.virtual_tokens())
 
     def compute_loss(
         self: Any,

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
 from small_runs import Trained, gradients
 
-from tasks import sft
+from tasks import dpo, sft
 from tasks.model import adapter, chat
-from tasks.params import Compute, Dpo, Sft
+from tasks.params import SMOOTHED, WHOLE_BATCH, Compute, Dpo, DpoLoss, Sft
 from tasks.training import examples, passes
 
 pytest_plugins = ("small_runs",)
@@ -69,30 +69,36 @@ def step(trainer: Any, rows: Any) -> tuple[float, dict[str, torch.Tensor]]:
     return float(loss), gradients(trainer.model)
 
 
-@pytest.mark.parametrize("kind", ["sft", "dpo"])
-def test_the_same_gradient_as_the_whole_batch(
-    kind: str,
+@pytest.fixture(params=["sft", "dpo"])
+def trainer(
+    request: pytest.FixtureRequest,
     tiny_model: Path,
     formatted: Path,
     sft_run: Trained,
     sft_settings: Sft,
     dpo_settings: Dpo,
     settled: Compute,
-) -> None:
-    from tasks import dpo
-
+) -> Any:
+    """Of rows of unlike lengths; for pairs, with another policy than the reference."""
     tokenizer = chat.load_tokenizer(tiny_model)
     model = adapter.load_trainable(tiny_model, sft_run.out)
-    if kind == "sft":
+    if request.param == "sft":
         rows = examples.supervised_chats(examples.read_rows(formatted / "train.jsonl"), tokenizer)
-        trainer = sft._trainer(model, tokenizer, rows, rows, sft_settings, settled)
-    else:
-        rows = examples.preference_pairs(
-            examples.read_rows(formatted / "preferences.jsonl"), tokenizer
-        )
-        settings = dpo_settings.model_copy(update={"loss": "ipo"})
-        trainer = dpo._trainer(model, tokenizer, rows, rows, settings, settled)
-        rows = trainer.train_dataset
+        return sft._trainer(model, tokenizer, rows, rows, sft_settings, settled)
+    pairs = examples.read_rows(formatted / "preferences.jsonl")
+    rows = examples.preference_pairs(pairs, tokenizer)
+    settings = dpo_settings.model_copy(update={"loss": "ipo"})
+    made = dpo._trainer(model, tokenizer, rows, rows, settings, settled)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for value in model.parameters():
+            if value.requires_grad:
+                value.add_(torch.randn_like(value), alpha=0.05)
+    return made
+
+
+def test_the_same_gradient_as_the_whole_batch(trainer: Any) -> None:
+    rows = trainer.train_dataset
     trainer.create_optimizer()
     whole, expected = step(trainer, rows)
     trainer.pass_tokens = 150
@@ -103,6 +109,70 @@ def test_the_same_gradient_as_the_whole_batch(
     assert found.keys() == expected.keys() != set()
     for name, value in expected.items():
         torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_validation_in_passes_has_the_loss_of_whole_batches(
+    trainer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    compute_loss = trainer.compute_loss
+
+    def noted(model: Any, inputs: Any, *arguments: Any, **named: Any) -> Any:
+        seen.append(tuple(inputs["input_ids"].shape))
+        return compute_loss(model, inputs, *arguments, **named)
+
+    monkeypatch.setattr(trainer, "compute_loss", noted)
+    found = []
+    for tokens in (None, 150):
+        trainer.pass_tokens = tokens
+        found.append(trainer.evaluate())
+    whole, cut = found
+    assert cut.keys() == whole.keys()
+    for name in {"eval_loss", "eval_rewards/margins", "eval_mean_token_accuracy"} & whole.keys():
+        assert cut[name] == pytest.approx(whole[name], rel=1e-5), name
+    assert sum(rows for rows, _ in seen) == 2 * len(trainer.eval_dataset)
+    batches = len(trainer.get_eval_dataloader())
+    assert len(seen) > 2 * batches
+    assert all(rows == 1 or rows * length <= 150 for rows, length in seen[batches:])
+
+
+@pytest.mark.parametrize("trainer", ["dpo"], indirect=True)
+def test_the_reference_in_passes_says_the_same(trainer: Any) -> None:
+    with trainer.model.disable_adapter():
+        found = []
+        for tokens in (None, 150):
+            trainer.pass_tokens = tokens
+            rows = trainer._with_reference(trainer.train_dataset.remove_columns("reference"))
+            found.append(torch.tensor(rows["reference"][:]))
+    torch.testing.assert_close(*found, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("trainer", ["dpo"], indirect=True)
+def test_losses_that_compare_the_pairs_of_a_batch_are_those_that_passes_change(
+    trainer: Any,
+) -> None:
+    """Those for which `compute.pass_tokens` is refused.  Where policy and reference rank pairs alike,
+    `aot` does not mind either, so the reference is one of its own."""
+    batch = trainer.data_collator(list(trainer.train_dataset))
+    batch["reference"] += 5 * torch.randn(batch["reference"].shape)
+    assert len({tuple(row) for row in batch["attention_mask"].tolist()}) > 2  # unlike lengths
+    changed = []
+    for name in get_args(DpoLoss):
+        smoothing = 0.1 if name in SMOOTHED else 0.0
+        update = {"loss": name, "label_smoothing": smoothing}
+        trainer.settings = trainer.settings.model_copy(update=update)
+        found = []
+        for tokens in (None, 150):
+            trainer.pass_tokens = tokens
+            with torch.no_grad():
+                losses = [
+                    trainer.compute_loss(trainer.model, part) for part in trainer.passes(batch)
+                ]
+            found.append(float(sum(losses)))
+        assert len(losses) > 2
+        if found[1] != pytest.approx(found[0], rel=1e-5):
+            changed.append(name)
+    assert tuple(changed) == WHOLE_BATCH
 
 
 def test_a_run_in_passes_takes_all_rows_of_a_step(
