@@ -76,6 +76,42 @@ def test_a_flipped_bit_in_the_base(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("stage", ["cpt", "sft", "dpo"])
+@pytest.mark.parametrize("value", [float("nan"), float("-inf")])
+def test_weights_that_are_no_numbers(
+    value: float, stage: str, stages: dict[str, Run], model: Path, formatted: Path, tmp_path: Path
+) -> None:
+    from safetensors.torch import load_file, save_file
+
+    file = model / "model.safetensors"
+    weights = load_file(file)
+    wrong = weights["model.layers.1.mlp.up_proj.weight"]
+    wrong[3, :2] = value
+    save_file(weights, file, metadata={"format": "pt"})
+    source.write_manifest(model)
+    with pytest.raises(StageError) as caught:
+        stages[stage](model, formatted)
+    assert str(caught.value).startswith(
+        f"{file}: 2 of {wrong.numel():,} weights of model.layers.1.mlp.up_proj.weight are not finite"
+    )
+    assert not (tmp_path / "out").exists()
+
+
+def test_weights_of_eight_bits_are_looked_at_too(model: Path) -> None:
+    import torch
+    from safetensors.torch import save_file
+
+    small = torch.ones(4).to(torch.float8_e4m3fn)
+    save_file({"small": small, "count": torch.tensor([1])}, model / "more.safetensors")
+    source.write_manifest(model)
+    beforehand.check_model(model)
+    small.view(torch.uint8)[1] = 0x7F  # nan
+    save_file({"small": small}, model / "more.safetensors")
+    source.write_manifest(model)
+    with pytest.raises(StageError, match=r"more\.safetensors: 1 of 4 weights of small are not"):
+        beforehand.check_model(model)
+
+
 @pytest.mark.parametrize(
     ("damage", "told"),
     [
