@@ -100,10 +100,20 @@ def load_unmerged(base: Path, adapter: Path) -> Any:
 
 
 def fixed_conversations(data: Path, model: Path) -> tuple[list[list[int]], list[list[int]]]:
-    """Token ids of the first test conversations with their answers, and of what asks for the last."""
+    """Token ids of the first test conversations with their answers, and of what asks for the last.
+
+    Raises:
+        StageError: when there are none.
+    """
     tokenizer = chat.load_tokenizer(model)
-    with (data / "test.jsonl").open(encoding="utf-8") as lines:
+    file = data / "test.jsonl"
+    with file.open(encoding="utf-8") as lines:
         rows = [json.loads(line) for line in itertools.islice(lines, PROMPTS)]
+    if not rows:
+        raise StageError(
+            f"{file} holds no rows, and what is merged is compared with what was trained on them; see "
+            "models/format.metrics.json for where they went, or hold more out (format.split)"
+        )
     turns = [row["messages"] for row in rows]
     rendered = chat.all_or_raise(chat.render_many(turns, tokenizer))
     asked = chat.all_or_raise(chat.render_prompts([turn[:-1] for turn in turns], tokenizer))

@@ -98,6 +98,14 @@ def test_an_adapter_of_zeros_is_refused(
     )
 
 
+def test_without_test_rows_there_is_nothing_to_compare_on(tiny_model: Path, tmp_path: Path) -> None:
+    (tmp_path / "test.jsonl").touch()
+    with pytest.raises(
+        StageError, match=r"test\.jsonl holds no rows, and what is merged is compared with what was"
+    ):
+        merging.fixed_conversations(tmp_path, tiny_model)
+
+
 @pytest.mark.parametrize("share", ["all", "one"])
 def test_an_adapter_whose_names_match_no_module_is_refused(
     share: str, dpo_run: Trained, tiny_model: Path, tmp_path: Path
