@@ -65,6 +65,7 @@ def last_step(kept: Path) -> int:
         ("lora", 1),
         pytest.param("qlora", 20, marks=pytest.mark.slow),
         pytest.param("lora", 20, marks=pytest.mark.slow),
+        pytest.param("full", 20, marks=pytest.mark.slow),
     ],
 )
 def test_killed_and_run_again(
