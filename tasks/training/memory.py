@@ -39,8 +39,6 @@ class Work:
     """What a stage is about to train."""
 
     stage: str
-    """Section of params.yaml that its values stand in."""
-    stage: str
     """The section of params.yaml that its batch_size stands in."""
     model: Path
     trained: int | None

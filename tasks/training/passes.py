@@ -57,7 +57,7 @@ def _rows(batch: Mapping[str, Tensor], rows: list[int], length: int) -> dict[str
     }
 
 
-def _supervised(batch: Mapping[str, Tensor]) -> Tensor | None:
+def _supervised(batch: Mapping[str, Tensor]) -> Any:
     """How many tokens of a batch carry a loss; None for pairs, whose passes know their share."""
     return batch["labels"][:, 1:].ne(IGNORED).sum() if "labels" in batch else None
 
