@@ -122,6 +122,7 @@ def check(params: Params, against: str | None = None) -> Check:
 
 
 def _check(params: Params, against: str | None) -> Check:
+    _refuse_unlike(params)
     client = store.connect()
     recorded = _recorded(client, params, against)
     where = dvc_storage.storage()
@@ -143,6 +144,22 @@ def _check(params: Params, against: str | None) -> Check:
     if not reading.files:
         return Check("nothing", f"no new file in {INCOMING} can be read", left_out)
     return _compared(client, recorded, params, reading, left_out, asked, where)
+
+
+def _refuse_unlike(params: Params) -> None:
+    """Every entry must be like a source that is trained on, whose entry says how it is read.
+
+    Raises:
+        StageError: when one is not.
+    """
+    roles = {source.file: source.role for source in params.ingest.sources}
+    trained = ", ".join(file for file, role in roles.items() if role == "train")
+    for index, entry in enumerate(params.drift.incoming):
+        if roles.get(entry.like) != "train":
+            raise StageError(
+                f"params.yaml: drift.incoming[{index}].like is {entry.like!r}, no source of "
+                f"ingest.sources with role train; these are: {trained}"
+            )
 
 
 def _recorded(client: MlflowClient, params: Params, against: str | None) -> Recorded:

@@ -1026,21 +1026,11 @@ def _check_passes(values: Mapping[str, Any]) -> Iterator[tuple[Loc, str]]:
 
 
 def _check_incoming(values: Mapping[str, Any]) -> Iterator[tuple[Loc, str]]:
-    sources = {source["file"]: source["role"] for source in values["ingest"]["sources"]}
-    for index, entry in enumerate(values["drift"]["incoming"]):
-        loc = ("drift", "incoming", index)
-        yield from _tolerant(_check_like((*loc, "like"), entry["like"], sources))
-        if isinstance(entry["file"], str) and (fault := places.wrong_name(entry["file"], None)):
-            yield (*loc, "file"), fault
-
-
-def _check_like(loc: Loc, like: Any, sources: Mapping[str, str]) -> Iterator[tuple[Loc, str]]:
-    if like not in sources:
-        near = difflib.get_close_matches(str(like), sources, n=1, cutoff=0.5)
-        remedy = f"did you mean {near[0]}?" if near else f"known: {', '.join(sources)}"
-        yield loc, f"is {like!r}, no file of ingest.sources; {remedy}"
-    elif sources[like] != "train":
-        yield loc, f"is {like!r}, whose role is {sources[like]}, which nothing is trained on"
+    """Whether there is a source that an entry is like is asked when something has arrived: who trains
+    on other data need not care."""
+    named = [(entry["file"], None) for entry in values["drift"]["incoming"]]
+    for index, text in places.wrong_names(named):
+        yield ("drift", "incoming", index, "file"), text
 
 
 def _check_permutations(values: Mapping[str, Any]) -> Iterator[tuple[Loc, str]]:

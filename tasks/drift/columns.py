@@ -49,6 +49,9 @@ class Side:
     records: Sequence[Mapping[str, Any]]
     accepted: int
     rejected: Mapping[str, int] = field(default_factory=dict)
+    with_copies: Sequence[Mapping[str, Any]] | None = None
+    """A sample before near-duplicates were left out, as stage format does of what is trained on;
+    None where `records` is that."""
 
     @property
     def rows(self) -> int:
@@ -112,11 +115,18 @@ class Bags:
 
 
 def build(before: Side, after: Side, near: NearDuplicates, seed: int) -> Columns:
-    """The columns of both sides."""
-    rows = [*before.records, *after.records]
-    prompts = [records.user_text(row) for row in rows]
+    """The columns of both sides.  Of near-duplicates on one side the first is kept, since training has
+    no others."""
+    found = [*before.records, *after.records]
+    asked = [records.user_text(row) for row in found]
+    names = clusters(asked, near, seed)
+    came = np.arange(len(found)) >= len(before.records)
+    kept = np.sort(np.unique(names * 2 + came, return_index=True)[1])
+    arrived = came[kept]
+    rows = [found[at] for at in kept.tolist()]
+    prompts = [asked[at] for at in kept.tolist()]
     given = ["" if "text" in row else quality.answer(row) for row in rows]
-    fields = classes(given, len(before.records))
+    fields = classes(given, int((~arrived).sum()))
     texts = [duplicates.words(prompt) for prompt in prompts]
     labels = [
         [f"{name}={column[at]}" for name, column in fields.items()] for at in range(len(rows))
@@ -125,14 +135,14 @@ def build(before: Side, after: Side, near: NearDuplicates, seed: int) -> Columns
         labels = [duplicates.words(answer) for answer in given]
     return Columns(
         records=rows,
-        arrived=np.arange(len(rows)) >= len(before.records),
+        arrived=arrived,
         prompts=prompts,
         answers=given,
         prompt_words=_bags(texts),
         words=_bags([[*text, *label] for text, label in zip(texts, labels, strict=True)]),
         fields=fields,
         languages=languages.guess_all(texts),
-        unit=units(rows, prompts, near, seed),
+        unit=units(rows, names[kept]),
     )
 
 
@@ -179,13 +189,17 @@ def _bags(texts: Sequence[Sequence[str]]) -> Bags:
     return Bags(list(known), row, word, len(texts))
 
 
-def units(
-    rows: Sequence[Mapping[str, Any]], prompts: Sequence[str], near: NearDuplicates, seed: int
-) -> Ints:
+def clusters(prompts: Sequence[str], near: NearDuplicates, seed: int) -> Ints:
+    """The name of each prompt's cluster of near-duplicates."""
+    return np.asarray(duplicates.clusters(prompts, near, seed).labels(), np.int64)
+
+
+def units(rows: Sequence[Mapping[str, Any]], cluster: Ints) -> Ints:
     """The name of each row's unit: near-duplicates of one another, and rows of one group."""
-    partition = duplicates.clusters(prompts, near, seed)
-    first: dict[tuple[str, str], int] = {}
-    for row, record in enumerate(rows):
+    partition = duplicates.Partition(len(rows))
+    first: dict[object, int] = {}
+    for row, (record, name) in enumerate(zip(rows, cluster.tolist(), strict=True)):
+        partition.join(row, first.setdefault(name, row))
         if record["group"] is not None:
             partition.join(row, first.setdefault((record["source"], record["group"]), row))
     return np.asarray(partition.labels(), np.int64)

@@ -8,6 +8,7 @@ probability of at most that, whatever the sources; the least effects make it rar
 from __future__ import annotations
 
 import math
+import random
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tasks.dataset import records
 from tasks.drift import classifier, columns
 from tasks.drift.columns import Columns, Side
 from tasks.evaluation import statistics
@@ -134,7 +136,9 @@ def _compare(
         generator = np.random.default_rng(seed)
         built = columns.build(before, after, near, seed)
         told = _Told(built, drift, generator)
-        tests = [*told.tests(), *tests]
+        copies = _near_duplicates(before, after, near, drift.effects.duplicates, seed)
+        alone = min(len(told.before), len(told.now)) >= enough
+        tests = [*(told.tests() if alone else ()), copies, *tests]
         details |= told.details
     return Comparison(like, before.rows, after.rows, tests, details)
 
@@ -150,7 +154,13 @@ class _Told:
         """A row of each unit of each side."""
         self.before = self.one[~built.arrived[self.one]]
         self.now = self.one[built.arrived[self.one]]
-        self.details: dict[str, Any] = {"fields": {}, "distributions": {}, "look_at": []}
+        known = np.isin(built.unit[self.now], built.unit[self.before])
+        self.details: dict[str, Any] = {
+            "fields": {},
+            "distributions": {},
+            "look_at": [],
+            "known_arrivals": round(float(known.mean()), DIGITS),
+        }
 
     def tests(self) -> Iterator[Test]:
         """Every test that these rows allow."""
@@ -172,7 +182,6 @@ class _Told:
         yield self._classes("language", built.languages, effects.languages)
         if built.fields:
             yield from self._answers()
-        yield self._duplicates()
 
     def _words(self) -> Test:
         built, drift = self._built, self._drift
@@ -350,34 +359,6 @@ class _Told:
                 f"the arrivals, where it does in {_percent(shares[0])} of the training rows{turned}",
             )
 
-    def _duplicates(self) -> Test:
-        """Of equally many rows of each side: more rows have more near-duplicates among them."""
-        built = self._built
-        sides = [np.flatnonzero(~built.arrived), np.flatnonzero(built.arrived)]
-        size = min(map(len, sides))
-        repeated, units, shares = [], [], []
-        for side in sides:
-            drawn = self._generator.choice(side, size, replace=False)
-            _, counts = np.unique(built.unit[drawn], return_counts=True)
-            repeated.append(int((counts > 1).sum()))
-            units.append(len(counts))
-            shares.append(float(counts[counts > 1].sum() / size))
-        known = np.isin(built.unit[sides[1]], built.unit[sides[0]])
-        self.details["known_arrivals"] = round(float(known.mean()), DIGITS)
-        return Test(
-            "near-duplicates",
-            "difference of shares",
-            _two_shares(repeated[0], units[0], repeated[1], units[1]),
-            round(abs(shares[1] - shares[0]), DIGITS),
-            self._drift.effects.duplicates,
-            round(shares[0], DIGITS),
-            round(shares[1], DIGITS),
-            units[0],
-            units[1],
-            f"{_percent(shares[1])} of the arrivals have a near-duplicate among them, "
-            f"{_percent(shares[0])} of as many training rows",
-        )
-
     def _row(self, row: int, why: str) -> dict[str, str]:
         record = self._built.records[row]
         return {
@@ -387,6 +368,37 @@ class _Told:
             "prompt": self._built.prompts[row],
             "answer": self._built.answers[row],
         }
+
+
+def _near_duplicates(
+    before: Side, after: Side, near: NearDuplicates, least: float, seed: int
+) -> Test:
+    """Of equally many rows of each side: more rows have more near-duplicates among them."""
+    sides = [
+        side.records if side.with_copies is None else side.with_copies for side in (before, after)
+    ]
+    size = min(map(len, sides))
+    repeated, found, shares = [], [], []
+    for side in sides:
+        drawn = random.Random(seed).sample(list(side), size)
+        names = columns.clusters([records.user_text(row) for row in drawn], near, seed)
+        _, counts = np.unique(names, return_counts=True)
+        repeated.append(int((counts > 1).sum()))
+        found.append(len(counts))
+        shares.append(float(counts[counts > 1].sum() / size))
+    return Test(
+        "near-duplicates",
+        "difference of shares",
+        _two_shares(repeated[0], found[0], repeated[1], found[1]),
+        round(abs(shares[1] - shares[0]), DIGITS),
+        least,
+        round(shares[0], DIGITS),
+        round(shares[1], DIGITS),
+        found[0],
+        found[1],
+        f"{_percent(shares[1])} of the arrivals have a near-duplicate among them, "
+        f"{_percent(shares[0])} of as many rows of the training source",
+    )
 
 
 def _rejected(before: Side, after: Side, least: float) -> Test:

@@ -20,9 +20,6 @@ from tasks.lineage.stage import StageError
 TRAINED = {"chat": "train.jsonl", "preference": "preferences.jsonl", "text": "corpus.jsonl"}
 """The file of data/formatted that is trained on, by the kind of its records."""
 
-WRITTEN = ("chat.jsonl", "preference.jsonl", "text.jsonl")
-"""The files of data/validated."""
-
 
 @dataclass(frozen=True)
 class Learned:
@@ -57,12 +54,11 @@ def side(learned: Learned, like: str, kind: records.Kind, rows: int, seed: int) 
     rejected: Counter[str] = Counter()
     for path in learned.rejected:
         rejected.update(entry["reason"] for entry in _lines(path) if is_of(entry["source"], like))
-    accepted = sum(
-        is_of(record["source"], like)
-        for name in WRITTEN
-        for record in _lines(learned.validated / name)
-    )
-    return Side(list(sample), accepted, dict(rejected))
+    validated = Sample(rows, seed)
+    for record in records.read(learned.validated / f"{kind}.jsonl"):
+        if is_of(record["source"], like):
+            validated.add(record)
+    return Side(list(sample), validated.seen, dict(rejected), with_copies=list(validated))
 
 
 def is_of(source: str, like: str) -> bool:
