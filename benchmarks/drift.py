@@ -34,14 +34,13 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from claims import claim
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent
+sys.path.insert(0, str(HERE))  # which a process that is spawned does not have
+from claims import claim  # noqa: E402
 
-ROOT = Path(__file__).resolve().parents[1]
-# without this folder, whose data.py would hide the folder of that name
-sys.path[:] = [
-    str(ROOT),
-    *(path for path in sys.path if Path(path).resolve() != ROOT / "benchmarks"),
-]
+# from here on without this folder, whose data.py would hide the folder of that name
+sys.path[:] = [str(ROOT), *(path for path in sys.path if Path(path).resolve() != HERE)]
 LIKE = "shipments.jsonl"
 SIZES, CHECKS = (300, 500, 1000, 2000), 500
 QUICK_SIZES, QUICK_CHECKS = (300,), 60

@@ -41,7 +41,7 @@ DIGITS = 6
 
 
 @dataclass(frozen=True)
-class Test:
+class Outcome:
     """One test of a source; `before` and `now` are what it compares, as numbers that people read."""
 
     name: str
@@ -72,7 +72,7 @@ class Comparison:
     like: str
     rows_before: int
     rows_now: int
-    tests: list[Test]
+    tests: list[Outcome]
     details: dict[str, Any]
     """For the report: words, classes, languages, distributions, rows to look at."""
 
@@ -111,7 +111,7 @@ def decide(found: Sequence[Comparison], drift: Drift) -> list[Comparison]:
     adjusted = iter(statistics.holm([test.p_value for test in family]))
     sources = sum(any(test.name == WORDS for test in one.tests) for one in found)
 
-    def decided(test: Test) -> Test:
+    def decided(test: Outcome) -> Outcome:
         p_value = test.p_value * sources if test.name == WORDS else next(adjusted)
         p_value = min(1.0, p_value)
         fires = p_value <= share and test.effect >= test.least
@@ -126,7 +126,7 @@ WORDS = "words"
 def _compare(
     like: str, before: Side, after: Side, drift: Drift, near: NearDuplicates, seed: int
 ) -> Comparison:
-    tests: list[Test] = []
+    tests: list[Outcome] = []
     details: dict[str, Any] = {}
     enough = drift.min_rows
     if min(before.rows, after.rows) >= enough:
@@ -162,7 +162,7 @@ class _Told:
             "known_arrivals": round(float(known.mean()), DIGITS),
         }
 
-    def tests(self) -> Iterator[Test]:
+    def tests(self) -> Iterator[Outcome]:
         """Every test that these rows allow."""
         effects, built = self._drift.effects, self._built
         yield self._words()
@@ -183,7 +183,7 @@ class _Told:
         if built.fields:
             yield from self._answers()
 
-    def _words(self) -> Test:
+    def _words(self) -> Outcome:
         built, drift = self._built, self._drift
         found = classifier.two_samples(
             built.words.hashed(BUCKETS),
@@ -201,7 +201,7 @@ class _Told:
             f"{_percent(one['now'])} now)"
             for one in told[:3]
         )
-        return Test(
+        return Outcome(
             WORDS,
             "area under the ROC curve",
             found.p_value,
@@ -234,7 +234,7 @@ class _Told:
             for at in best.tolist()
         ]
 
-    def _distance(self, name: str, values: NDArray[Any], least: float, unit: str) -> Test:
+    def _distance(self, name: str, values: NDArray[Any], least: float, unit: str) -> Outcome:
         from scipy.stats import ks_2samp
 
         before, now = values[self.before], values[self.now]
@@ -245,7 +245,7 @@ class _Told:
             middle = [float(np.mean(side)) for side in (before, now)]
         shown = [_percent(one) if unit == "share" else f"{one:g}" for one in middle]
         of = "on average" if unit == "share" else f"{unit} in the middle"
-        return Test(
+        return Outcome(
             name,
             "Kolmogorov-Smirnov distance",
             float(found.pvalue),
@@ -278,7 +278,7 @@ class _Told:
             share[rows] = (matrix[rows] @ unknown) / np.maximum(sizes, 1)
         return share
 
-    def _classes(self, name: str, values: Sequence[str], least: float) -> Test:
+    def _classes(self, name: str, values: Sequence[str], least: float) -> Outcome:
         before, now = (columns.counted(values, rows) for rows in (self.before, self.now))
         p_value, effect = chi_square(before, now)
         shares = [
@@ -304,7 +304,7 @@ class _Told:
             f"{one['class']!r} ({_percent(one['before'])} before, {_percent(one['now'])} now)"
             for one in told[:3]
         )
-        return Test(
+        return Outcome(
             name,
             "Cramér's V",
             p_value,
@@ -317,7 +317,7 @@ class _Told:
             f"the mix of {name} changed (Cramér's V {effect:.2f}), most of all {names}",
         )
 
-    def _answers(self) -> Iterator[Test]:
+    def _answers(self) -> Iterator[Outcome]:
         """Whether a classifier that learned the training rows' answers from their prompts is right
         as often on arrivals: their answers can follow other rules with the same mix of classes."""
         built = self._built
@@ -345,7 +345,7 @@ class _Told:
                 f", most of all {left!r} that is now {right!r}"
                 for (left, right), _ in turns.most_common(1)
             )
-            yield Test(
+            yield Outcome(
                 f"{name} given the prompt",
                 "fall of the share that follows",
                 p_value,
@@ -372,7 +372,7 @@ class _Told:
 
 def _near_duplicates(
     before: Side, after: Side, near: NearDuplicates, least: float, seed: int
-) -> Test:
+) -> Outcome:
     """Of equally many rows of each side: more rows have more near-duplicates among them."""
     sides = [
         side.records if side.with_copies is None else side.with_copies for side in (before, after)
@@ -386,7 +386,7 @@ def _near_duplicates(
         repeated.append(int((counts > 1).sum()))
         found.append(len(counts))
         shares.append(float(counts[counts > 1].sum() / size))
-    return Test(
+    return Outcome(
         "near-duplicates",
         "difference of shares",
         _two_shares(repeated[0], found[0], repeated[1], found[1]),
@@ -401,12 +401,12 @@ def _near_duplicates(
     )
 
 
-def _rejected(before: Side, after: Side, least: float) -> Test:
+def _rejected(before: Side, after: Side, least: float) -> Outcome:
     counts = [sum(side.rejected.values()) for side in (before, after)]
     shares = [count / side.rows for count, side in zip(counts, (before, after), strict=True)]
     reasons = Counter(after.rejected).most_common(3)
     told = ", ".join(f"{count} {reason}" for reason, count in reasons) or "none"
-    return Test(
+    return Outcome(
         "rejected rows",
         "difference of shares",
         _two_shares(counts[0], before.rows, counts[1], after.rows),

@@ -51,13 +51,14 @@ _SHARED = ("LATIN", "CYRILLIC")
 def guess(words: Sequence[str]) -> str:
     """The language of a text by its words, case folded: an ISO 639-1 code, a script's name in lower
     case, or UNSURE."""
-    votes: Counter[str] = Counter()
-    for word in set(words):
-        votes.update(_OF_WORD.get(word, ()))
-    if votes:
+    known = _OF_WORD.keys() & set(words)
+    if len(known) >= LEAST_WORDS:
+        votes = Counter(language for word in known for language in _OF_WORD[word])
         (best, most), *rest = votes.most_common(2)
         if most >= LEAST_WORDS and (not rest or rest[0][1] < most):
             return best
+    if all(map(str.isascii, words)):
+        return UNSURE
     scripts = Counter(filter(None, map(_script, words)))
     if scripts and (script := scripts.most_common(1)[0][0]) not in _SHARED:
         return script.lower()
