@@ -24,7 +24,7 @@ from tasks.dataset.rejects import Rejects
 from tasks.drift.columns import Side
 from tasks.drift.sample import Sample
 from tasks.lineage import hashes
-from tasks.lineage.stage import FAULT, StageError
+from tasks.lineage.stage import FAULT, STATE, StageError
 from tasks.params import Drift, Ingest, Params, Source
 
 WAITED_SECONDS = 0.05
@@ -96,7 +96,7 @@ def _named(incoming: Path, file: str) -> Iterator[tuple[str, Path, str | None]]:
     """Name and path of the files of an entry, and what is wrong with them before they are opened."""
     if places.is_url(file):
         try:
-            for brought in downloads.fetch(file, reading.STATE / "downloads"):
+            for brought in downloads.fetch(file, STATE / "downloads"):
                 yield brought.name, brought.path, None
         except StageError as error:
             if error.exit_code == FAULT:

@@ -156,7 +156,9 @@ def _auc(labels: Flags, scores: Callable[[], Iterator[tuple[Ints, Floats]]]) -> 
         ranks = np.arange(1, len(rows) + 1, dtype=np.float64) @ given
         wins += ranks - ones * (ones + 1) / 2
         pairs += ones * (len(rows) - ones)
-    return np.divide(wins, pairs, out=np.full(len(wins), 0.5), where=pairs > 0)
+    area = np.full(len(wins), 0.5)
+    np.divide(wins, pairs, out=area, where=pairs > 0)
+    return area
 
 
 def predicted(features: Any, classes: Ints, fold: Ints, learned: Flags) -> tuple[Ints, Floats]:

@@ -108,7 +108,7 @@ class Bags:
             (self.rows, buckets),
         )
         counts.sum_duplicates()
-        lengths = np.sqrt(counts.multiply(counts).sum(axis=1)).A1  # type: ignore[attr-defined]
+        lengths = np.sqrt(counts.multiply(counts).sum(axis=1)).A1
         counts = counts.multiply(1 / np.maximum(lengths, 1)[:, None]).tocsr()
         constant = csr_matrix(np.ones((self.rows, 1), np.float32))
         return hstack([counts, constant], format="csr", dtype=np.float32)
@@ -185,8 +185,8 @@ def _bags(texts: Sequence[Sequence[str]]) -> Bags:
             rows.append(row)
             found.append(number)
     pairs = np.unique(np.array(rows, np.int64) * max(1, len(known)) + np.array(found, np.int64))
-    row, word = np.divmod(pairs, max(1, len(known)))
-    return Bags(list(known), row, word, len(texts))
+    of_row, of_word = np.divmod(pairs, max(1, len(known)))
+    return Bags(list(known), of_row, of_word, len(texts))
 
 
 def clusters(prompts: Sequence[str], near: NearDuplicates, seed: int) -> Ints:

@@ -289,7 +289,7 @@ class _Told:
             {*before, *now},
             key=lambda key: (-abs(shares[1].get(key, 0) - shares[0].get(key, 0)), key),
         )
-        told = [
+        told: list[dict[str, Any]] = [
             {
                 "class": key,
                 "before": round(shares[0].get(key, 0.0), DIGITS),

@@ -39,7 +39,7 @@ def outlines(name: str, found: Mapping[str, Any]) -> Outlines:
     span = edges[-1] - edges[0] or 1
 
     def x(value: float) -> float:
-        return round(LEFT + (value - edges[0]) / span * (WIDTH - LEFT - RIGHT), 1)
+        return round(float(LEFT + (value - edges[0]) / span * (WIDTH - LEFT - RIGHT)), 1)
 
     def y(share: float) -> float:
         return round(TOP + (1 - share / ticks_y[-1]) * (HEIGHT - TOP - BOTTOM), 1)
