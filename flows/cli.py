@@ -426,6 +426,35 @@ def audit(
 
 
 @app.command()
+def drift(
+    against: Annotated[
+        str | None,
+        typer.Option(metavar="NAME@VERSION", help="Compare with this one, not the champion."),
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print what drift.json holds, for a program to read.")
+    ] = False,
+) -> None:
+    """Compare what arrived in data/incoming with what the champion learned from."""
+    import json
+
+    from flows import drift as drift_check
+    from tasks.params import load
+
+    with _told("only it knows the champion, so nothing was compared"):
+        done = drift_check.check(load(Path("params.yaml")), against)
+    if as_json:
+        told = {"decision": done.decision, "message": done.message, **(done.document or {})}
+        print(json.dumps(told, indent=2))
+    else:
+        print(*done.lines(), sep="\n")
+        if done.folder is not None:
+            print(f"report: open {done.folder / drift_check.REPORT}")
+    if done.exit_code:
+        raise typer.Exit(done.exit_code)
+
+
+@app.command()
 def lineage(
     context: typer.Context,
     what: Annotated[

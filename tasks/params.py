@@ -11,6 +11,7 @@ import datetime
 import difflib
 import fnmatch
 import hashlib
+import math
 import re
 import types
 from collections.abc import Callable, Iterator, Mapping
@@ -374,6 +375,41 @@ class Promote(Section):
     max_latency_p95_seconds: Positive | None
 
 
+class Incoming(Section):
+    file: str
+    like: str
+
+
+class DriftEffects(Section):
+    """The least effect of each test of the drift check."""
+
+    words: Annotated[float, Field(ge=0.5, le=1)]
+    lengths: Share
+    rare_words: Share
+    classes: Share
+    languages: Share
+    answers: Share
+    rejected: Share
+    duplicates: Share
+
+
+class DriftQuality(Section):
+    rows: Annotated[int, Field(ge=0)]
+    drop: Share
+
+
+class Drift(Section):
+    incoming: Annotated[list[Incoming], Field(min_length=1)]
+    settle_seconds: NotNegative
+    max_bytes: Count
+    min_rows: Annotated[int, Field(ge=50)]
+    sample_rows: Annotated[int, Field(ge=100)]
+    significance: Annotated[float, Field(gt=0, le=0.2)]
+    permutations: Annotated[int, Field(ge=99)]
+    effects: DriftEffects
+    quality: DriftQuality
+
+
 class Params(Section):
     compute: Compute
     base: Base
@@ -388,6 +424,7 @@ class Params(Section):
     register_: Annotated[Register, Field(alias="register")]
     judge: Judge
     promote: Promote
+    drift: Drift
 
     def each(self) -> dict[str, Section]:
         """Every section, by its name in params.yaml."""
@@ -988,6 +1025,29 @@ def _check_passes(values: Mapping[str, Any]) -> Iterator[tuple[Loc, str]]:
         yield ("compute", "gradient_checkpointing"), text
 
 
+def _check_incoming(values: Mapping[str, Any]) -> Iterator[tuple[Loc, str]]:
+    """Whether there is a source that an entry is like is asked when something has arrived: who trains
+    on other data need not care."""
+    named = [(entry["file"], None) for entry in values["drift"]["incoming"]]
+    for index, text in places.wrong_names(named):
+        yield ("drift", "incoming", index, "file"), text
+
+
+def _check_permutations(values: Mapping[str, Any]) -> Iterator[tuple[Loc, str]]:
+    """A permutation test has no p-value below one over the permutations."""
+    drift = values["drift"]
+    likes = len({entry["like"] for entry in drift["incoming"]})
+    least = math.ceil(DRIFT_ALARMS * likes / drift["significance"])
+    if drift["permutations"] + 1 < least:
+        text = f"is {drift['permutations']}, with which no p-value falls below drift.significance"
+        yield ("drift", "permutations"), f"{text}; write {least - 1} or more"
+
+
+DRIFT_ALARMS = 3
+"""Among which drift.significance is shared out evenly: the classifier's, the descriptive tests', the
+quality's."""
+
+
 def _check_lengths(values: Mapping[str, Any]) -> Iterator[tuple[Loc, str]]:
     if values["base"]["source"] != "scratch":
         return
@@ -1023,6 +1083,8 @@ _CHECKS: tuple[Callable[[Mapping[str, Any]], Iterator[tuple[Loc, str]]], ...] = 
     _check_stages,
     _check_smoothing,
     _check_lengths,
+    _check_incoming,
+    _check_permutations,
 )
 
 

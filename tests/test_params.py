@@ -70,6 +70,7 @@ def test_what_is_shipped_loads(params: Params) -> None:
         "register",
         "judge",
         "promote",
+        "drift",
     ]
 
 
@@ -705,3 +706,19 @@ def test_people_can_be_asked_about_a_champion_to_come(shipped: str, tmp_path: Pa
     file = tmp_path / "params.yaml"
     file.write_text(shipped.replace("  against: base ", "  against: champion "), encoding="utf-8")
     assert load(file).judge.against == "champion"
+
+
+def test_drift_needs_permutations_for_its_level(faults, line_of) -> None:
+    line = line_of("permutations: 499")
+    assert faults(("permutations: 499", "permutations: 298"))[1:] == [
+        f"params.yaml:{line}: drift.permutations: is 298, with which no p-value falls below "
+        "drift.significance; write 299 or more"
+    ]
+
+
+def test_incoming_files_stay_below_their_folder(faults, line_of) -> None:
+    line = line_of('- file: "*.jsonl"')
+    (said,) = faults(('- file: "*.jsonl"', '- file: "../*.jsonl"'))[1:]
+    assert said.startswith(
+        f"params.yaml:{line}: drift.incoming[0].file: is '../*.jsonl', which leads out of the raw data"
+    )

@@ -167,6 +167,28 @@ def rollback(
             return _settled(client, audit.read(client, model, root), root, made=True)
 
 
+@contextmanager
+def proven(model: str, root: Path = Path()) -> Iterator[tuple[int, Path]]:
+    """The version that is the champion of a registered model, and a folder with a copy of what it
+    serves, once its evidence was checked again.
+
+    Raises:
+        As `load_champion`.
+    """
+    with tempfile.TemporaryDirectory(prefix="tunetrail-") as folder:
+        with _registry(model) as client:
+            record = audit.read(client, model, root)
+            version = _alias(client, model, CHAMPION)
+            reasons = _misplaced(record, version)
+            if not reasons and version is not None:
+                entry = record.accepted[version]
+                reasons = _unproven(client, record, version, entry, root, Path(folder))
+        if reasons or version is None:
+            told = "; ".join([*(reason.why for reason in reasons), reasons[0].remedy])
+            raise GateError(f"the champion of {model} is not loaded: {told}")
+        yield version, Path(folder)
+
+
 def load_champion(model: str, root: Path = Path()) -> Any:
     """Load the champion of a registered model, as everything must that serves it.
 
@@ -180,20 +202,10 @@ def load_champion(model: str, root: Path = Path()) -> Any:
         GateError: when the alias is not where the audit record put it, or the evidence does not
             hold any more.
     """
-    import mlflow
+    with proven(model, root) as (_, folder):
+        import mlflow
 
-    with tempfile.TemporaryDirectory(prefix="tunetrail-") as folder:
-        with _registry(model) as client:
-            record = audit.read(client, model, root)
-            version = _alias(client, model, CHAMPION)
-            reasons = _misplaced(record, version)
-            if not reasons and version is not None:
-                entry = record.accepted[version]
-                reasons = _unproven(client, record, version, entry, root, Path(folder))
-        if reasons:
-            told = "; ".join([*(reason.why for reason in reasons), reasons[0].remedy])
-            raise GateError(f"the champion of {model} is not loaded: {told}")
-        return mlflow.pyfunc.load_model(str(Path(folder) / evidence.MODEL))
+        return mlflow.pyfunc.load_model(str(folder / evidence.MODEL))
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""Whether what arrives is unlike what the champion learned from."""
