@@ -35,6 +35,7 @@ def section(**changes: Any) -> Format:
             "test_share": None,
             "validation_share": 0.2,
             "stratify_by": None,
+            "by_source": {},
         },
         "hard_test_share": 0.5,
         "decontamination": {"ngram_words": 8, "overlap": 0.8, "action": "reject"},
