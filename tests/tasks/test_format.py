@@ -408,7 +408,15 @@ def test_two_runs_write_the_same_bytes(
 
 def of(strategy: str, **changes: Any) -> dict[str, Any]:
     values = {"strategy": strategy, "test_from": None, "test_share": 0.2}
-    return {"split": {**values, "validation_share": 0.1, "stratify_by": None, **changes}}
+    return {
+        "split": {
+            **values,
+            "validation_share": 0.1,
+            "stratify_by": None,
+            "by_source": {},
+            **changes,
+        }
+    }
 
 
 def sizes(found: dict[str, list[str]]) -> tuple[int, int, int]:
