@@ -18,8 +18,10 @@ from typing import TYPE_CHECKING, Any, Literal
 from flows import drift_checks, events, pipeline, results, retraining_policy, retraining_tree
 from flows.drift_checks import Check
 from flows.dvc_dag import StageFailed
+from flows.results import Results
 from flows.retraining_policy import Busy, Entry, Journal
 from flows.retraining_tree import Changed, Tree
+from tasks.evaluation import conclusions
 from tasks.lineage import courier, evidence, git, provenance, store, submission
 from tasks.lineage.stage import FAULT, GATE, MISUSE, StageError
 from tasks.params import Params, load
@@ -50,6 +52,8 @@ class Retraining:
     verdict: str | None = None
     """pass or fail; None where the stages write none."""
     gates: list[str] = field(default_factory=list)
+    against_champion: str | None = None
+    """How it stands against the champion, on the old test and on what arrived."""
     branch: str | None = None
     share: float | None = None
     champion: str | None = None
@@ -71,6 +75,7 @@ class Retraining:
             *self.warnings,
             self.headline(),
             *(f"  {gate}" for gate in self.gates),
+            *([self.against_champion] if self.against_champion else []),
             *(f"Next: {step}" for step in self.steps()[:1]),
         ]
 
@@ -98,6 +103,9 @@ class Retraining:
                 f"New rows: {self.share:.1%} of all. Compared with {self.champion}.",
                 "",
                 *(f"- {gate}" for gate in self.gates),
+                "",
+                self.against_champion or "It was not compared with the champion.",
+                "",
             ]
         lines += [f"- {warning}" for warning in self.warnings]
         if steps := self.steps():
@@ -243,7 +251,7 @@ def _make(check: Check, params: Params, go_on: bool) -> Retraining:
         if version is None:  # MLflow was out of reach then
             pipeline.run(_REGISTER, force=True)
             version = _version(client, params)
-        verdict, gates = _verdict()
+        found = _results()
     if version is None:
         raise store.Unreachable("MLflow has no version of what the stages made")
     candidate = f"{version.name}@{version.version}"
@@ -256,8 +264,9 @@ def _make(check: Check, params: Params, go_on: bool) -> Retraining:
         why=check.reason,
         exit_code=0,
         candidate=candidate,
-        verdict=verdict,
-        gates=gates,
+        verdict=found.verdict["verdict"] if found else None,
+        gates=found.gates() if found else [],
+        against_champion=_against_champion(found) if found else None,
         branch=tree.branch,
         share=tree.share,
         champion=check.champion,
@@ -288,13 +297,17 @@ def _version(client: MlflowClient, params: Params) -> ModelVersion | None:
     return min(found, key=lambda version: int(version.version)) if found else None
 
 
-def _verdict() -> tuple[str | None, list[str]]:
-    """Of what lies here, and why."""
+def _results() -> Results | None:
+    """Of what lies here; None where the project has no stage that writes them."""
     try:
-        found = results.read()
+        return results.read()
     except results.NoResults:
-        return None, []
-    return found.verdict["verdict"], found.gates()
+        return None
+
+
+def _against_champion(found: Results) -> str:
+    answer = conclusions.against_champion(found.document, found.verdict["gates"], found.confidence)
+    return f"{answer.question} {answer.short}. {answer.text}"
 
 
 def _describe(client: MlflowClient, version: ModelVersion, check: Check, share: float) -> None:

@@ -72,10 +72,12 @@ def run(model: Path, verdict: Out, evaluate: Evaluate) -> Metrics:
         raise stage.GateError(why)
     gate = {"gate": "metric", "metric": "exact_match", "split": "test", "value": 0.5, "limit": 0.8,
             "passed": False, "why": f"0.5 is less than 0.8, champion {evaluate.champion}"}
-    verdict.write_text(json.dumps({"candidate": "sft", "verdict": "fail", "gates": [gate]}))
+    verdict.write_text(json.dumps({"candidate": "sft", "verdict": "fail", "gates": [gate],
+                                   "contaminated_share": {"value": 0.0, "low": 0.0, "high": 0.1}}))
     score = {"exact_match": {"value": 0.5, "low": 0.4, "high": 0.6}}
     return {"task": "structured", "primary": "exact_match", "final": "sft",
-            "candidates": {"sft": {"test": score}}}
+            "candidates": {"sft": {"test": score}}, "forgetting": None,
+            "comparisons": {"simpler": None, "champion": None}}
 
 if __name__ == "__main__":
     stage.main(run)
@@ -269,11 +271,16 @@ def drifted(made_project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def start(project: Project, check: str, **environment: str) -> subprocess.Popen[str]:
-    """`tunetrail retrain` in a process of its own, without Prefect's server."""
+    """`tunetrail retrain` in a process of its own, where no Prefect API answers."""
     return subprocess.Popen(
         [sys.executable, "-c", "from flows.cli import main; main()", "retrain", check],
         cwd=project.root,
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY), **environment},
+        env={
+            **os.environ,
+            "PYTHONPATH": str(REPOSITORY),
+            "PREFECT_API_URL": "http://127.0.0.1:9/api",
+            **environment,
+        },
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
