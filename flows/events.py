@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from prefect.events import emit_event
 from prefect.settings import PREFECT_API_URL
 
 from flows.pipeline import say
-
-if TYPE_CHECKING:
-    from prefect.blocks.abstract import NotificationBlock
 
 DRIFT_FOUND = "tunetrail.drift.found"
 RETRAINING_SKIPPED = "tunetrail.retraining.skipped"
@@ -39,11 +36,11 @@ def tell(event: str, model: str, payload: Mapping[str, Any], notify: str | None)
         say("prefect", f"{event} is not told ({error}); see that the server and {notify} answer")
 
 
-def _block(name: str) -> NotificationBlock:
+def _block(name: str) -> Any:
+    """A notification block. Called without an event loop, its `notify` returns when it is done."""
     from prefect.blocks.core import Block
 
-    found: Any = Block.load(name)
-    return found  # type: ignore[no-any-return]
+    return Block.load(name)
 
 
 def _body(payload: Mapping[str, Any]) -> str:

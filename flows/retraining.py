@@ -89,7 +89,8 @@ class Retraining:
             f"`tunetrail reproduce {self.candidate}` builds it anew and compares",
             f"`git diff HEAD...{self.branch}` shows what the retraining changed",
             f"`tunetrail promote {self.candidate}` shows all its evidence, then asks",
-            f"`git merge {self.branch}` makes the new data part of the project, once it is promoted",
+            f"once it is promoted, `git merge {self.branch}` and `dvc checkout` make the new data part "
+            "of the project",
         ]
 
     def markdown(self) -> str:
@@ -155,9 +156,9 @@ def _retrain(check: Check, params: Params, now: bool, clock: Callable[[], dateti
             journal.add(Entry("skipped", clock(), check.name, check.data, why=reason))
             return _skipped(check, params, reason)
         if changed:
-            pipeline.say(
-                "retrain", f"made of the last commit, without what is not in it: {changed[0]}, ..."
-            )
+            named = ", ".join(changed[:5]) + (", ..." if len(changed) > 5 else "")
+            pipeline.say("retrain", f"made of the last commit, without what is not in it: {named}")
+        retraining_tree.tidy(keep=[check.data, *journal.open()])
         journal.add(Entry("begun", clock(), check.name, check.data, why=check.reason))
     else:
         pipeline.say(

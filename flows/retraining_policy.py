@@ -130,6 +130,11 @@ class Journal:
         of = [e for e in self.entries if e.data == data and e.event in ("begun", "ended")]
         return of[-1] if of and of[-1].event == "begun" else None
 
+    def open(self) -> list[str]:
+        """The data of those that have not ended, which go on when started again."""
+        known = dict.fromkeys(entry.data for entry in self.entries)
+        return [data for data in known if self.unfinished(data)]
+
     def candidate(self, data: str) -> str | None:
         """The candidate that the data has led to."""
         made = [entry.candidate for entry in self.entries if entry.data == data]

@@ -14,7 +14,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -107,6 +107,18 @@ def prepare(check: Check, test_share: float, go_on: bool) -> Tree:
     _make(check, test_share, tree.branch, partial)
     whole.put(partial, top)
     return tree
+
+
+def tidy(keep: Sequence[str]) -> None:
+    """Remove the trees of retrainings that have ended; what they made is in git, DVC and MLflow.
+
+    Args:
+        keep: the ids of data whose trees stay.
+    """
+    names = {short(data) for data in keep}
+    for folder in FOLDER.iterdir():
+        if folder.is_dir() and folder.name not in names:
+            whole.remove(folder)
 
 
 def changed(check: Check) -> str | None:

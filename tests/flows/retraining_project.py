@@ -273,7 +273,7 @@ def drifted(made_project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def start(project: Project, check: str, **environment: str) -> subprocess.Popen[str]:
     """`tunetrail retrain` in a process of its own, where no Prefect API answers."""
     return subprocess.Popen(
-        [sys.executable, "-c", "from flows.cli import main; main()", "retrain", check],
+        [sys.executable, "-P", "-c", "from flows.cli import main; main()", "retrain", check],
         cwd=project.root,
         env={
             **os.environ,

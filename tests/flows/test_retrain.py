@@ -6,9 +6,11 @@ import json
 import re
 import shutil
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +23,7 @@ from flows import reproduce as reproduction
 from flows.cli import TOLERANCE, app
 from flows.dvc_dag import StageFailed
 from flows.retraining_tree import Changed
-from tasks.lineage import store
+from tasks.lineage import champion, store
 from tasks.lineage.stage import FAULT, GATE, MISUSE, StageError
 from tasks.params import load
 
@@ -103,8 +105,6 @@ class TestTheLoop:
         )
         (drifted.folder / "journal.jsonl").unlink()  # which MLflow remembers too
         assert "has led to shipments-candidates@2" in retraining.retrain(check, now=True).why
-        other = retrain(drifted.arrive(rows(11)), return_state=True)
-        assert other.name == "Completed" or "cooldown" in str(other.message)
 
     def check_version(self, project: Project, check: str, champion: str) -> None:
         assert project.versions() == ["1", "2"]
@@ -158,7 +158,9 @@ class TestTheLoop:
 
 
 @pytest.mark.parametrize("kills", [2, pytest.param(12, marks=pytest.mark.slow)])
-def test_killed_anywhere_it_goes_on(drifted: Project, kills: int, tmp_path: Path) -> None:
+def test_killed_anywhere_it_goes_on(
+    drifted: Project, kills: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """First while the tree is made, then in a stage, then, in the long form, ever a little later.
     What comes out is what a rebuild without any cache makes, from the project alone."""
     from retraining_project import start
@@ -199,6 +201,7 @@ def test_killed_anywhere_it_goes_on(drifted: Project, kills: int, tmp_path: Path
 
     shutil.rmtree(folder)
     shutil.rmtree(".dvc/cache")  # the new data then comes from the remote
+    monkeypatch.setattr(champion, "hand_over", lambda *_: None)  # this one has no weights
     done = reproduction.reproduce(
         "shipments-candidates@2", False, None, True, TOLERANCE, lambda line: None
     )
@@ -328,6 +331,16 @@ class TestTheTree:
         assert again.commit != made
         assert again.share == first.share == pytest.approx(10 / 42, abs=1e-6)
 
+    def test_trees_of_what_has_ended_are_removed(self, drifted: Project) -> None:
+        old, new = "a" * 64, "b" * 64
+        for data in (old, new, "c" * 64):
+            (drifted.folder / data[:12] / "tree").mkdir(parents=True)
+        book = retraining_policy.Journal()
+        at = datetime(2026, 11, 22, tzinfo=UTC)
+        book.add(retraining_policy.Entry("begun", at, "killed", old))
+        retraining_tree.tidy(keep=[new, *book.open()])
+        assert sorted(data_versions(drifted)) == [old[:12], new[:12]]
+
     def test_a_push_that_fails_is_a_warning(self, drifted: Project) -> None:
         check = drift_checks.read(drifted.arrive(rows(10)))
         drifted.remote.rename(drifted.remote.with_name("gone"))
@@ -388,24 +401,38 @@ def test_a_url_is_checked_by_its_content(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 @pytest.fixture
-def notified(prefect_api: None) -> Iterator[list[str]]:
-    from prefect.blocks.notifications import NotificationBlock
+def notified(prefect_api: None) -> Iterator[list[dict[str, str]]]:
+    """What comes to the webhook of the block custom-webhook/team."""
+    from prefect.blocks.notifications import CustomWebhookNotificationBlock
 
-    said: list[str] = []
+    came: list[dict[str, str]] = []
 
-    class Recorder(NotificationBlock):
-        _block_type_name = "Recorder"
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            came.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(200)
+            self.end_headers()
 
-        async def notify(self, body: str, subject: str | None = None) -> None:
-            said.append(f"{subject}\n{body}")
+        def log_message(self, *_: object) -> None:
+            pass
 
-    Recorder().save("team", overwrite=True)
-    return said
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        CustomWebhookNotificationBlock(
+            name="team",
+            url=f"http://127.0.0.1:{server.server_port}/",
+            json_data={"subject": "{{subject}}", "body": "{{body}}"},
+        ).save("team", overwrite=True)
+        yield came
+        server.shutdown()
 
 
-def test_who_is_to_be_told_is_told(notified: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_who_is_to_be_told_is_told(
+    notified: list[dict[str, str]], capsys: pytest.CaptureFixture[str]
+) -> None:
     payload = {"check": "c", "candidate": "s-candidates@4"}
-    events.tell(events.CANDIDATE_WAITS, "s", payload, "recorder/team")
-    assert notified == ["s: tunetrail.candidate.waits\ncheck: c\ncandidate: s-candidates@4"]
-    events.tell(events.CANDIDATE_WAITS, "s", payload, "recorder/nobody")
+    events.tell(events.CANDIDATE_WAITS, "s", payload, "custom-webhook/team")
+    body = "check: c\ncandidate: s-candidates@4"
+    assert notified == [{"subject": "s: tunetrail.candidate.waits", "body": body}]
+    events.tell(events.CANDIDATE_WAITS, "s", payload, "custom-webhook/nobody")
     assert "tunetrail.candidate.waits is not told" in capsys.readouterr().err
