@@ -82,7 +82,7 @@ class Retraining:
     def steps(self) -> list[str]:
         """What a reviewer does next."""
         if self.outcome == "failed":
-            return ["mend that, commit, and run `tunetrail retrain --now " + self.check + "`"]
+            return [f"mend that, commit, and run `tunetrail retrain --now {self.check}`"]
         if self.candidate is None or self.branch is None:
             return []
         return [
