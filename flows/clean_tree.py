@@ -9,8 +9,10 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
+
+from ruamel.yaml import YAML
 
 from flows import dvc_storage
 from flows.dvc_storage import Storage
@@ -95,7 +97,8 @@ class CleanTree:
         return packages.other_than(self.root / LOCK)
 
     def bring(self, sources: Mapping[str, str], where: Storage) -> list[str]:
-        """Bring what git does not hold, by hash.
+        """Bring what git does not hold, by hash: first the files that `dvc add` tracks one by one
+        below a source, then what of the sources is still not what was read.
 
         Args:
             sources: DVC's md5 of what the stages read and none makes, by path.
@@ -106,14 +109,33 @@ class CleanTree:
         Raises:
             CleanTreeError: when one is neither here, nor in the cache or a remote.
         """
-        absent = {path: md5 for path, md5 in sources.items() if self.md5(path) != md5}
+        below = {
+            path: md5
+            for path, md5 in self.tracked().items()
+            if not sources.keys().isdisjoint(map(str, PurePosixPath(path).parents))
+        }
+        self._fetch(below, where)
+        return self._fetch(sources, where)
+
+    def tracked(self) -> dict[str, str]:
+        """DVC's md5 of what `dvc add` tracks, as the .dvc files of the commit have it, by path."""
+        listed = _git(self.root, "ls-files", "-z", "*.dvc").stdout.decode()
+        found = {}
+        for name in filter(None, listed.split("\0")):
+            for out in YAML(typ="safe").load(self.root / name).get("outs", []):
+                found[str(PurePosixPath(name).parent / out["path"])] = str(out["md5"])
+        return found
+
+    def _fetch(self, wanted: Mapping[str, str], where: Storage) -> list[str]:
+        """Bring what is not here, as `bring` does."""
+        absent = {path: md5 for path, md5 in wanted.items() if self.md5(path) != md5}
         if not absent:
             return []
         missing = dvc_storage.fetch({self.root / path: absent[path] for path in absent}, where)
         lost = [place for place in missing if not place.exists()]
         if lost:
             names = ", ".join(
-                f"{place.relative_to(self.root)} ({sources[str(place.relative_to(self.root))]})"
+                f"{place.relative_to(self.root)} ({wanted[str(place.relative_to(self.root))]})"
                 for place in lost
             )
             asked = ", ".join([str(where.cache), *(remote.url for remote in where.remotes)])

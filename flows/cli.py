@@ -279,6 +279,22 @@ def reproduce(
 
 
 @app.command()
+def retrain(
+    check: Annotated[str, typer.Argument(help="A drift check: a folder of .tunetrail/drift.")],
+    now: Annotated[
+        bool, typer.Option("--now", help="Pass over cooldown and budget of params.yaml.")
+    ] = False,
+) -> None:
+    """Retrain on what a drift check found; the candidate waits for reviewers."""
+    from flows import retraining
+
+    with _told(f"run `tunetrail retrain {check}` again when it is back"):
+        done = retraining.retrain(check, now)
+    print(*done.lines(), sep="\n")
+    raise typer.Exit(done.exit_code)
+
+
+@app.command()
 def judge(
     version: Annotated[str, typer.Argument(metavar="NAME@VERSION", help="A registered version.")],
 ) -> None:

@@ -157,16 +157,16 @@ def _block(text: str, key: Node, value: Node) -> tuple[int, int]:
     """All that stands behind a key, to the end of the value's last line: its comments too, which a
     profile brings along."""
     start = text.index(":", key.end_mark.index) + 1
-    end = text.find("\n", _end(text, value))
+    end = text.find("\n", end_of(text, value))
     end = len(text) if end < 0 else end
     return start, end - (text[end - 1] == "\r")
 
 
-def _end(text: str, node: Node) -> int:
+def end_of(text: str, node: Node) -> int:
     """Where a value ends; the mark of one in several lines lies behind the comments below it."""
     if isinstance(node, CollectionNode) and not node.flow_style:
         last = node.value[-1]
-        return _end(text, last[1] if isinstance(node, MappingNode) else last)
+        return end_of(text, last[1] if isinstance(node, MappingNode) else last)
     end: int = node.end_mark.index
     return len(text[:end].rstrip()) if not _is_inline(node) else end
 

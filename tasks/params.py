@@ -175,6 +175,7 @@ class Split(Section):
     test_share: Annotated[float, Field(gt=0, lt=1)] | None
     validation_share: Annotated[float, Field(gt=0, lt=1)]
     stratify_by: str | None
+    by_source: dict[str, Annotated[float, Field(ge=0, lt=1)]]
 
 
 class Decontamination(Section):
@@ -410,6 +411,13 @@ class Drift(Section):
     quality: DriftQuality
 
 
+class Retraining(Section):
+    cooldown_hours: NotNegative
+    per_week: Annotated[int, Field(ge=0)]
+    test_share: Annotated[float, Field(ge=0, lt=1)]
+    notify: Annotated[str, Field(pattern=r"^[a-z0-9-]+/[a-z0-9-]+$")] | None
+
+
 class Params(Section):
     compute: Compute
     base: Base
@@ -425,6 +433,7 @@ class Params(Section):
     judge: Judge
     promote: Promote
     drift: Drift
+    retraining: Retraining
 
     def each(self) -> dict[str, Section]:
         """Every section, by its name in params.yaml."""
@@ -600,6 +609,7 @@ _PATTERNS = {
     "without a name or key; judge.api_key_env names the variable that holds the key",
     "api_key_env": "must be the name of an environment variable, as in OPENAI_API_KEY",
     "test_from": 'must be a day in quotes, as in "2026-08-31"',
+    "notify": "must be the type and the name of a Prefect block, as in slack-webhook/team",
     "name": "must begin with a letter or digit and hold letters, digits, . _ - alone",
     "champion": "must be the 64 hex digits of a version's identity; "
     "the version's tag `identity` in MLflow has it",
@@ -788,19 +798,36 @@ def _check_mix(values: Mapping[str, Any]) -> Iterator[tuple[Loc, str]]:
     if mix["general_share"] and all(source["role"] != "general" for source in sources):
         text = f"is {mix['general_share']}, but no source has role general; add one, or say 0.0"
         yield (*loc, "general_share"), text
-    roles = {source["file"]: source["role"] for source in sources}
     for name in mix["weights"]:
-        named = [role for file, role in roles.items() if fnmatch.fnmatchcase(name, file)]
-        role = roles.get(name, next(iter(named), None))
-        if role is None:
-            near = difflib.get_close_matches(str(name), roles, n=1, cutoff=0.5)
-            remedy = f"did you mean {near[0]}?" if near else f"known: {', '.join(roles)}"
-            yield (*loc, "weights", name), f"is no file of ingest.sources; {remedy}"
+        role, problem = _role(name, sources)
+        if problem:
+            yield (*loc, "weights", name), problem
         elif role == "general":
             text = "has role general, of which general_share takes what is needed; remove it"
             yield (*loc, "weights", name), text
         elif role != "train":
             yield (*loc, "weights", name), f"has role {role}, which is not trained on; remove it"
+
+
+def _check_by_source(values: Mapping[str, Any]) -> Iterator[tuple[Loc, str]]:
+    for name in values["format"]["split"]["by_source"]:
+        role, problem = _role(name, values["ingest"]["sources"])
+        if role not in (None, "train"):
+            problem = f"has role {role}, and only role train is split; remove it"
+        if problem:
+            yield ("format", "split", "by_source", name), problem
+
+
+def _role(name: str, sources: list[Mapping[str, Any]]) -> tuple[str | None, str | None]:
+    """The role of the source that a setting names, or why there is none."""
+    roles = {source["file"]: source["role"] for source in sources}
+    named = [role for file, role in roles.items() if fnmatch.fnmatchcase(name, file)]
+    role = roles.get(name, next(iter(named), None))
+    if role is not None:
+        return role, None
+    near = difflib.get_close_matches(str(name), roles, n=1, cutoff=0.5)
+    remedy = f"did you mean {near[0]}?" if near else f"known: {', '.join(roles)}"
+    return None, f"is no file of ingest.sources; {remedy}"
 
 
 def _check_day(values: Mapping[str, Any]) -> Iterator[tuple[Loc, str]]:
@@ -1069,6 +1096,7 @@ _CHECKS: tuple[Callable[[Mapping[str, Any]], Iterator[tuple[Loc, str]]], ...] = 
     _check_split,
     _check_strata,
     _check_mix,
+    _check_by_source,
     _check_day,
     _check_primary,
     _check_gates,

@@ -44,7 +44,7 @@ def exists(command: str) -> tuple[bool, str]:
     if words[0] == "make":
         probe = ["make", "--dry-run", *words[1:]]
     elif words[0] == "git":
-        return words[1] in ("clone", "diff", "show", "checkout", "add", "commit"), "git"
+        return words[1] in ("clone", "diff", "show", "checkout", "add", "commit", "merge"), "git"
     elif words[0] == "python" and words[1].startswith(("benchmarks/", "data/")):
         probe = [sys.executable, words[1], "--help"]
     elif words[:2] == ["python", "-m"]:
@@ -88,7 +88,7 @@ def examples() -> list[Any]:
     ]
 
 
-WHOLE = {"map", "metrics", "weights", "answer_schema"}
+WHOLE = {"map", "metrics", "weights", "answer_schema", "by_source"}
 """Keys of values that are given as a whole, not key by key."""
 
 

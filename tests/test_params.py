@@ -71,6 +71,7 @@ def test_what_is_shipped_loads(params: Params) -> None:
         "judge",
         "promote",
         "drift",
+        "retraining",
     ]
 
 
@@ -146,6 +147,17 @@ ONE_FAULT = [
     ("a weight of what does not train", ("    weights: {}", "    weights: {general.jsonl: 2.0}"),
      "format.mix.weights.general.jsonl",
      "has role regression, which is not trained on; remove it"),
+    ("a share of no file", ("    by_source: {}", "    by_source: {shipment.jsonl: 0.3}"),
+     "format.split.by_source.shipment.jsonl",
+     "is no file of ingest.sources; did you mean shipments.jsonl?"),
+    ("a share of what is not split", ("    by_source: {}", "    by_source: {general.jsonl: 0.3}"),
+     "format.split.by_source.general.jsonl",
+     "has role regression, and only role train is split; remove it"),
+    ("all of a file as test", ("    by_source: {}", "    by_source: {shipments.jsonl: 1.0}"),
+     "format.split.by_source.shipments.jsonl", "is 1.0, must be less than 1"),
+    ("a block without its type", ("  notify: null", "  notify: team"),
+     "retraining.notify",
+     "is 'team', must be the type and the name of a Prefect block, as in slack-webhook/team"),
     ("a weight below nothing", ("    weights: {}", "    weights: {shipments.jsonl: -1.0}"),
      "format.mix.weights.shipments.jsonl", "is -1.0, must be greater than or equal to 0"),
     ("null local path", ("  source: scratch", "  source: local"), "base.local.path",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -157,7 +158,8 @@ def hold_out(plan: Plan, split: Split, seed: int) -> str:
     """Put every row that can be rendered on a side.
 
     The test is what has the role test; else, with strategy time, what is new; else whole units that
-    make up `test_share` of the chats.
+    make up `test_share` of the chats.  The sources of `by_source` are then cut one after another,
+    which moves no row of those before.
 
     Returns:
         what the test is, in words.
@@ -172,15 +174,47 @@ def hold_out(plan: Plan, split: Split, seed: int) -> str:
     plan.side[usable] = TRAINING
     for role, side in sides.items():
         plan.side[usable & (rows.role == role)] = side
-    own = usable & (rows.role == columns.TRAIN) & (rows.kind != TEXT)
+    own = usable & (rows.role == columns.TRAIN)
     if split.strategy == "group":
-        plan.leave_out(np.flatnonzero(own & (rows.group == NO_GROUP)), None, NO_GROUP_GIVEN)
+        without = own & (rows.kind != TEXT) & (rows.group == NO_GROUP)
+        plan.leave_out(np.flatnonzero(without), None, NO_GROUP_GIVEN)
+    parts = _by_source(plan, own, split)
+    together = usable & ~np.logical_or.reduce([np.zeros_like(own), *parts.values()])
+    said = [_hold_out_together(plan, together, split, seed)]
+    for source, part in parts.items():
+        share = split.by_source[source]
+        _hold_out_part(plan, part, together, split, share, seed)
+        together |= part
+        said.append(f"{share:.0%} of {source}")
+    return "; ".join(said)
+
+
+def _by_source(plan: Plan, own: Flags, split: Split) -> dict[str, Flags]:
+    """The rows that each entry of `by_source` speaks of: those of its file, or of the files that its
+    pattern fits and no entry names."""
+    entries = [_entry(source, split.by_source) for source in plan.rows.sources]
+    return {
+        entry: own & np.isin(plan.rows.source, [n for n, of in enumerate(entries) if of == entry])
+        for entry in split.by_source
+    }
+
+
+def _entry(source: str, by_source: Mapping[str, float]) -> str | None:
+    if source in by_source:
+        return source
+    return next((entry for entry in by_source if fnmatch.fnmatchcase(source, entry)), None)
+
+
+def _hold_out_together(plan: Plan, usable: Flags, split: Split, seed: int) -> str:
+    """The test of all that is not cut by its source. Returns what it is."""
+    rows = plan.rows
+    own = usable & (rows.role == columns.TRAIN) & (rows.kind != TEXT)
     if np.any(rows.role == columns.TEST):
         given = [key for key in ("test_from", "test_share") if getattr(split, key) is not None]
         unused = [f"format.split.{key} is not used" for key in given]
         return "; ".join(["the rows of role test", *unused])
     if split.strategy == "time" and split.test_from is not None:
-        _hold_out_from(plan, own, columns.microseconds(split.test_from))
+        _hold_out_from(plan, usable, own, columns.microseconds(split.test_from))
         what = f"the chats from {split.test_from} on"
         return what if split.test_share is None else f"{what}; format.split.test_share is not used"
     if split.test_share is None:
@@ -190,18 +224,54 @@ def hold_out(plan: Plan, split: Split, seed: int) -> str:
         )
     if split.strategy == "time":
         times = rows.time[own & (rows.kind == CHAT) & (rows.time != NO_TIME)]
-        _hold_out_from(plan, own, _begin(times, split.test_share))
+        _hold_out_from(plan, usable, own, _begin(times, split.test_share))
         return f"the newest {split.test_share:.0%} of the chats"
-    _hold_out_units(plan, own & (rows.kind == CHAT) & plan.kept, split, split.test_share, seed)
+    chats = own & (rows.kind == CHAT) & plan.kept
+    _hold_out_units(plan, chats, split, split.test_share, seed)
     return f"{split.test_share:.0%} of the chats, by {split.strategy}"
 
 
-def _hold_out_from(plan: Plan, own: Flags, begin: int) -> None:
+def _hold_out_part(
+    plan: Plan, part: Flags, before: Flags, split: Split, share: float, seed: int
+) -> None:
+    """Cut the rows of one entry of `by_source` by themselves.
+
+    With strategy time its newest are the test, and of its preferences and documents the newest are
+    left out, as those of the test's time are elsewhere.  Else whole units are drawn, of which none
+    has a row of another source that is trained on.  What shares a unit with a row of the test as it
+    is joins it there; what nearly equals one is left out.
+
+    Args:
+        before: the rows that have their side already, and keep it.
+    """
+    rows = plan.rows
+    chats = part & (rows.kind == CHAT)
+    test = (plan.side == TEST) & (rows.role != columns.TEST)  # a published one stays as it is
+    plan.side[chats & np.isin(plan.unit, plan.unit[test])] = TEST
+    joined = np.flatnonzero(chats & (plan.side == TEST))
+    plan.leave_out(*_first_with(_near(plan), joined, np.flatnonzero(test)), COPY)
+    if split.strategy == "time":
+        times = rows.time[part & (rows.time != NO_TIME)]
+        end = int(np.iinfo(np.int64).max)
+        begin = _begin(times, share) if share else end
+        _hold_out_from(plan, part, part & (rows.kind != TEXT), begin)
+    elif share:
+        trained = before & (plan.side == TRAINING) & plan.kept
+        free = chats & plan.kept & ~np.isin(plan.unit, plan.unit[trained])
+        _hold_out_units(plan, free, split, share, seed)
+
+
+def _hold_out_from(plan: Plan, usable: Flags, own: Flags, begin: int) -> None:
+    """The chats of `own` from a moment on are the test; preferences and documents are left out then.
+
+    Args:
+        usable: what documents are among.
+    """
     rows = plan.rows
     plan.leave_out(np.flatnonzero(own & (rows.time == NO_TIME)), None, NO_TIME_GIVEN)
     new = own & (rows.time >= begin)
     plan.side[new & (rows.kind == CHAT)] = TEST
-    documents = (plan.side == TRAINING) & (rows.kind == TEXT) & (rows.time >= begin)
+    documents = usable & (plan.side == TRAINING) & (rows.kind == TEXT) & (rows.time >= begin)
     unseen = documents | (new & (rows.kind == PREFERENCE))
     plan.leave_out(np.flatnonzero(unseen), None, IN_TEST_WINDOW)
 

@@ -104,6 +104,9 @@ def against_champion(
         why = held[0]["why"] if held else "no champion is set in evaluate.champion"
         return Answer(question, "Not compared", f"{why[0].upper()}{why[1:]}.")
     answer = _answer(question, found, "the champion", confidence)
+    if by_source := document.get("champion_by_source"):
+        parts = [_of_source(source, part) for source, part in by_source.items() if part]
+        answer = replace(answer, text=f"{answer.text} By source: {'; '.join(parts)}.")
     if held:
         return answer
     return replace(
@@ -111,6 +114,11 @@ def against_champion(
         text=f"{answer.text} No gate asks for it, so the verdict does not depend on the champion: "
         "evaluate.gates.champion is null.",
     )
+
+
+def _of_source(source: str, found: Mapping[str, Any]) -> str:
+    left, right = number(found["left_value"]), number(found["right_value"])
+    return f"{left} against {right} on {found['rows']:,} rows of {source} ({found['says']})"
 
 
 def _answer(question: str, found: Mapping[str, Any], other: str, confidence: float) -> Answer:

@@ -44,6 +44,16 @@ class Verdict(TypedDict):
     contaminated_share: Estimate
     """Of the split that was judged on: how far the verdict is to be believed."""
     gates: list[Gate]
+    champion_by_source: NotRequired[dict[str, BySource]]
+    """Where the test has rows of several sources; no gate asks for it."""
+
+
+class BySource(TypedDict):
+    """How the final candidate stands against the champion on the test rows of a source."""
+
+    rows: int
+    difference: Estimate
+    says: str
 
 
 def judge(document: Any, gates: Gates, champion: str | None) -> Verdict:
@@ -71,12 +81,22 @@ def judge(document: Any, gates: Gates, champion: str | None) -> Verdict:
         *_champion(document, gates, champion),
         *_forgetting(document, gates),
     ]
-    return {
+    verdict: Verdict = {
         "candidate": final,
         "verdict": "pass" if all(gate["passed"] for gate in held) else "fail",
         "contaminated_share": metrics.get(contamination.METRIC, NOT_MEASURED),
         "gates": held,
     }
+    if by_source := _at(document, "champion_by_source"):
+        verdict["champion_by_source"] = {
+            source: {
+                "rows": _at(found).get("rows", 0),
+                "difference": _at(found).get("difference", NOT_MEASURED),
+                "says": _at(found).get("says", "not compared"),
+            }
+            for source, found in by_source.items()
+        }
+    return verdict
 
 
 def _malformed(document: Any) -> str | None:

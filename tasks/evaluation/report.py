@@ -143,7 +143,7 @@ def write(
             if name not in SPLITS
         },
         simpler=_simpler(document, choices, preparation.splits.get("train")),
-        comparisons={name: found for name, found in document["comparisons"].items() if found},
+        comparisons=_comparisons(document),
         steps=_steps(expected, asked),
         forest=forest.forest(slices),
         slice_summary=conclusions.sliced(slices),
@@ -176,6 +176,15 @@ def write(
         confidence=confidence,
     )
     (folder / "model_card.md").write_text(described, encoding="utf-8")
+
+
+def _comparisons(document: Mapping[str, Any]) -> list[tuple[str, str, Any]]:
+    """With whom, on which rows, and what came of it."""
+    names = {"simpler": "the best simpler method", "champion": "the champion"}
+    found = [(names[kind], "", made) for kind, made in document["comparisons"].items()]
+    by_source = document.get("champion_by_source", {}).items()
+    found += [(names["champion"], f" from {source}", made) for source, made in by_source]
+    return [line for line in found if line[2]]
 
 
 def _write_predictions(

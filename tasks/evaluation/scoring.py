@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -100,13 +101,16 @@ def document(
 ) -> dict[str, Any]:
     """What evaluate.metrics.json holds."""
 
-    def compared(other: str | None) -> Comparison | None:
+    def compared(other: str | None, source: str | None = None) -> Comparison | None:
         if other is None or other not in answers:
             return None
         left, right = (
             scoring.outcomes(answered(rows, answers[name], comparisons.SPLIT))
             for name in (final, other)
         )
+        if source is not None:
+            own = [rows[at].source == source for at in test]
+            left, right = list(compress(left, own)), list(compress(right, own))
         return comparisons.compare(
             final,
             other,
@@ -118,6 +122,10 @@ def document(
             scoring.seed,
         )
 
+    test = test_rows.where(rows, comparisons.SPLIT)
+    champion = compared("champion")
+    sources = sorted({rows[at].source for at in test}) if champion else []
+    by_source = {source: compared("champion", source) for source in sources}
     forgotten = forgetting.measure(
         answered(rows, answers["base"], REGRESSION),
         answered(rows, answers[final], REGRESSION),
@@ -132,8 +140,10 @@ def document(
         "left_out": dict(left_out),
         "comparisons": {
             "simpler": compared(comparisons.best_simpler(numbers, scoring.primary)),
-            "champion": compared("champion"),
+            "champion": champion,
         },
+        # data that arrived later is a source of its own, so this is the old test and the new one
+        **({"champion_by_source": by_source} if len(by_source) > 1 else {}),
         "forgetting": forgotten,
         "lm_eval": dict(lm_eval),
     }

@@ -52,7 +52,10 @@ REPRODUCTIONS = "reproductions"
 OPINIONS = "opinions"
 """The folder of what people and a language model said of the version, as `opinions` keeps it."""
 
-_ATTACHED = (f"{REPRODUCTIONS}/", f"{OPINIONS}/")
+DRIFT = "drift"
+"""The folder of the drift report for which the version was made."""
+
+_ATTACHED = (f"{REPRODUCTIONS}/", f"{OPINIONS}/", f"{DRIFT}/")
 """What comes after the signature, so that it is not among the files of the version."""
 
 DATASET_TAG = "tunetrail.sha256"

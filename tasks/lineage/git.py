@@ -49,6 +49,17 @@ def dirty() -> bool:
     return bool(_git("status", "--porcelain", "--untracked-files=no"))
 
 
+def changed(written: Sequence[str]) -> list[str]:
+    """Files that differ from the commit, new ones that git does not ignore included.
+
+    Args:
+        written: files and folders that are no changes.
+    """
+    paths = ["--", ".", *(f":(exclude){path}" for path in written)]
+    told = _git("status", "--porcelain", "--no-renames", *paths)
+    return [line.split(maxsplit=1)[1] for line in (told or "").splitlines()]
+
+
 def author() -> str | None:
     """The e-mail address of whoever works here, as git knows it."""
     return _git("config", "user.email")

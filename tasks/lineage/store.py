@@ -78,6 +78,17 @@ def connect() -> MlflowClient:
     return client
 
 
+def address() -> str:
+    """Where `connect` finds MLflow, as it can be named from any other folder."""
+    import mlflow
+
+    uri: str = mlflow.get_tracking_uri()
+    path = uri.removeprefix("sqlite:///")
+    if path == uri or path.startswith("/"):
+        return uri
+    return f"sqlite:///{Path(path).absolute()}"
+
+
 @contextlib.contextmanager
 def patience(seconds: int, retries: int) -> Iterator[None]:
     """Wait this long for each of MLflow's answers, and ask again so many times."""

@@ -198,7 +198,7 @@ def work_tree(candidate: Candidate) -> git.WorkTree:
     """
     limit = candidate.settings.max_changes_bytes
     try:
-        here = git.work_tree(_written(), limit)
+        here = git.work_tree(written(), limit)
     except git.ChangesTooLarge as error:
         raise StageError(
             f"what is not committed is too large to keep with the version ({error}; "
@@ -216,7 +216,7 @@ def work_tree(candidate: Candidate) -> git.WorkTree:
     return here
 
 
-def _written() -> list[str]:
+def written() -> list[str]:
     """What `dvc repro` itself writes: it differs from the commit whenever something was made."""
     dag = YAML(typ="safe").load(Path("dvc.yaml").read_text(encoding="utf-8"))
     outs = [

@@ -38,6 +38,7 @@ def split(strategy: str, **changes: Any) -> Split:
         "test_share": 0.1,
         "validation_share": 0.1,
         "stratify_by": None,
+        "by_source": {},
     }
     return Split.model_validate({**values, **changes})
 

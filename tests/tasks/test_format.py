@@ -35,6 +35,7 @@ def section(**changes: Any) -> Format:
             "test_share": None,
             "validation_share": 0.2,
             "stratify_by": None,
+            "by_source": {},
         },
         "hard_test_share": 0.5,
         "decontamination": {"ngram_words": 8, "overlap": 0.8, "action": "reject"},
@@ -407,7 +408,15 @@ def test_two_runs_write_the_same_bytes(
 
 def of(strategy: str, **changes: Any) -> dict[str, Any]:
     values = {"strategy": strategy, "test_from": None, "test_share": 0.2}
-    return {"split": {**values, "validation_share": 0.1, "stratify_by": None, **changes}}
+    return {
+        "split": {
+            **values,
+            "validation_share": 0.1,
+            "stratify_by": None,
+            "by_source": {},
+            **changes,
+        }
+    }
 
 
 def sizes(found: dict[str, list[str]]) -> tuple[int, int, int]:

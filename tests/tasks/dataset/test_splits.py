@@ -11,6 +11,8 @@ from planned_rows import Planned, Row, split
 
 from tasks.dataset import mixing, splits
 
+NEW = "arrived/new.jsonl"
+"""A source that by_source speaks of."""
 STRATEGIES = {
     "time from a day": split("time", test_from="2026-08-20", test_share=None),
     "time, the newest": split("time"),
@@ -32,7 +34,12 @@ def where(rows: list[Row], settings: Any, seed: int = 1) -> dict[str, str]:
     return Planned(rows).split(settings, seed).where()
 
 
-def planted(count: int, seed: int, roles: list[str]) -> list[Row]:
+def with_new(strategy: str, share: float = 0.3) -> Any:
+    """The strategy, and a share of what arrived held out by itself."""
+    return STRATEGIES[strategy].model_copy(update={"by_source": {NEW: share}})
+
+
+def planted(count: int, seed: int, roles: list[str], sources: list[str]) -> list[Row]:
     """Rows of which many share a cluster, a group or both."""
     rng = random.Random(seed)
     found = []
@@ -42,22 +49,27 @@ def planted(count: int, seed: int, roles: list[str]) -> list[Row]:
         cluster = rng.choice((None, f"c{rng.randrange(12)}"))
         group = rng.choice((None, None, f"g{rng.randrange(12)}"))
         time = rng.choice((None, *(f"2026-08-{rng.randint(1, 28):02}" for _ in range(5))))
-        found.append(Row(str(number), cluster, kind, role, time, group, rng.choice("aaab")))
+        source = rng.choice(sources)
+        answer = rng.choice("aaab")
+        found.append(Row(str(number), cluster, kind, role, time, group, answer, source))
     return found
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize("published", [False, True], ids=["", "with a published test"])
+@pytest.mark.parametrize("arrived", [False, True], ids=["", "with a source cut by itself"])
 @given(count=some.integers(1, 60), planting=some.integers(0, 10**6), seed=some.integers(0, 9))
 @settings(deadline=None, max_examples=100, derandomize=True)
 def test_no_split_cuts_a_cluster_or_a_group(
-    strategy: str, published: bool, count: int, planting: int, seed: int
+    strategy: str, published: bool, arrived: bool, count: int, planting: int, seed: int
 ) -> None:
     roles = ["train", "train", "train", "general", "regression", "benchmark"]
-    found = planted(count, planting, [*roles, "test"] if published else roles)
+    sources = ["s", "s", NEW] if arrived else ["s"]
+    found = planted(count, planting, [*roles, "test"] if published else roles, sources)
+    settings = with_new(strategy) if arrived else STRATEGIES[strategy]
 
     def places(rows: list[Row]) -> dict[str, str]:
-        planned = Planned(rows).split(STRATEGIES[strategy], seed)
+        planned = Planned(rows).split(settings, seed)
         mixing.admit_general(planned.plan, 0.5, seed)
         return planned.where()
 
@@ -89,7 +101,8 @@ def test_no_split_cuts_a_cluster_or_a_group(
         id for id, split in place.items() if split == "regression"
     }
     if published:
-        assert not any(place[row.id] == "test" for row in found if row.role == "train") or not any(
+        old = [row for row in found if row.source != NEW]
+        assert not any(place[row.id] == "test" for row in old if row.role == "train") or not any(
             row.role == "test" for row in found
         )
     assert places(found[::-1]) == place
@@ -109,6 +122,100 @@ def crowd(count: int = 1000) -> list[Row]:
         )
         for number in range(count)
     ]
+
+
+def arrivals(count: int = 100, **about: Any) -> list[Row]:
+    """Chats of a new source, from after the day on which the test of the old ones begins."""
+    return [
+        Row(
+            f"new-{number:03}",
+            time=f"2026-09-{1 + number % 28:02}T00:00:{number // 28:02}",
+            source=NEW,
+            **{"group": f"new-{number}", **about},
+        )
+        for number in range(count)
+    ]
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_source_cut_by_itself_moves_no_row_of_another(strategy: str) -> None:
+    before = Planned(crowd()).split(STRATEGIES[strategy], 1)
+    after = Planned([*crowd(), *arrivals()]).split(with_new(strategy), 1)
+    old = slice(0, len(crowd()))
+    assert (after.plan.side[old] == before.plan.side).all()
+    assert (after.plan.kept[old] == before.plan.kept).all()
+    counts = Counter(place for id, place in after.where().items() if id.startswith("new"))
+    assert counts["test"] == 30
+    assert counts["train"] + counts["validation"] == 70
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_second_arrival_moves_no_row_of_the_first(strategy: str) -> None:
+    second = "arrived/second.jsonl"
+    more = [Row(f"2-{row.id}", time=row.time, group=row.id, source=second) for row in arrivals(50)]
+    both = STRATEGIES[strategy].model_copy(update={"by_source": {NEW: 0.3, second: 0.4}})
+    first = Planned([*crowd(), *arrivals()]).split(with_new(strategy), 1).plan.side
+    planned = Planned([*crowd(), *arrivals(), *more]).split(both, 1)
+    assert (planned.plan.side[: len(first)] == first).all()
+    assert (planned.plan.side[len(first) :] == splits.TEST).sum() == 20
+
+
+def test_by_time_its_newest_are_the_test() -> None:
+    place = where([*crowd(), *arrivals()], with_new("time from a day"))
+    tested = [row.time or "" for row in arrivals() if place[row.id] == "test"]
+    trained = [row.time or "" for row in arrivals() if place[row.id] != "test"]
+    assert max(trained) < min(tested)
+
+
+@pytest.mark.parametrize("kind", ["preference", "text"])
+def test_preferences_and_documents_go_by_the_time_of_their_own_source(kind: str) -> None:
+    new = arrivals(kind=kind)
+    counts = Counter(where([*crowd(), *new], with_new("time from a day"))[row.id] for row in new)
+    assert counts["in_test_window"] == 30
+    assert sum(counts.values()) - 30 == sum(
+        counts[part] for part in ("preferences", "preferences_validation", "corpus")
+    )
+    without = where([*crowd(), *new], STRATEGIES["time from a day"])
+    assert {without[row.id] for row in new} == {"in_test_window"}
+    place = where([*crowd(), *new], with_new("time from a day", 0.0))
+    assert all(place[row.id] != "in_test_window" for row in new)
+
+
+@pytest.mark.parametrize("strategy", ["time from a day", "group", "random"])
+def test_what_belongs_to_a_row_of_the_old_test_is_not_trained_on(strategy: str) -> None:
+    old = where(crowd(), STRATEGIES[strategy])
+    tested = next(row for row in crowd() if old[row.id] == "test" and row.cluster is None)
+    named = [
+        Row(row.id, "shared", row.kind, row.role, row.time, row.group, row.answer)
+        if row.id == tested.id
+        else row
+        for row in crowd()
+    ]
+    new = [
+        Row("twin", "shared", time="2026-08-01", group="new", source=NEW),
+        Row("sibling", time="2026-09-01", group=tested.group, source=NEW),
+        *arrivals(10),
+    ]
+    place = where([*named, *new], with_new(strategy))
+    assert place[tested.id] == "test"
+    assert (place["twin"], place["sibling"]) == ("near_duplicate", "test")
+
+
+def test_units_with_a_training_row_of_another_source_are_not_drawn() -> None:
+    old = where(crowd(), STRATEGIES["group"])
+    trained = [row.group for row in crowd() if old[row.id] == "train"]
+    new = [Row(f"new-{n}", group=group, source=NEW) for n, group in enumerate(trained[::3])]
+    place = where([*crowd(), *new, *arrivals(10)], with_new("group"))
+    assert {place[row.id] for row in new} <= {"train", "validation"}
+    assert sum(place[row.id] == "test" for row in arrivals(10)) == 3
+
+
+def test_a_pattern_speaks_of_the_files_that_none_names() -> None:
+    settings = STRATEGIES["random"].model_copy(update={"by_source": {"arrived/*": 0.5, NEW: 0.0}})
+    other = [Row(f"o{n}", source="arrived/other.jsonl") for n in range(20)]
+    place = where([*crowd(), *arrivals(20), *other], settings)
+    assert sum(place[row.id] == "test" for row in other) == 10
+    assert not any(place[row.id] == "test" for row in arrivals(20))
 
 
 @pytest.mark.parametrize("strategy", ["time, the newest", "group", "stratified", "random"])

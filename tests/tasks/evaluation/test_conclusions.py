@@ -81,6 +81,15 @@ def test_a_champion_without_a_gate_and_one_that_was_not_compared() -> None:
     assert text == "Evaluate.champion is f, but nothing is compared with it."
 
 
+def test_the_champion_on_each_source() -> None:
+    found = document("better", 0.1, 0.2)["comparisons"]["simpler"]
+    parts = {"new.jsonl": found, "nothing.jsonl": None}
+    compared = {"comparisons": {"champion": found}, "champion_by_source": parts}
+    gate = {"gate": "champion"}
+    text = conclusions.against_champion(compared, [gate], 0.95).text
+    assert text.endswith(" By source: 0.500 against 0.350 on 1,200 rows of new.jsonl (better).")
+
+
 def test_a_gate_that_cannot_fail_is_not_counted() -> None:
     gates = [{"passed": True}, {"passed": True, "could_fail": False}, {"passed": False}]
     assert [conclusions.result(gate) for gate in gates] == ["holds", "cannot fail here", "fails"]

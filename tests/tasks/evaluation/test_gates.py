@@ -247,6 +247,14 @@ def test_a_champion_is_compared_with_where_there_is_one() -> None:
     assert gates.judge(without, limits(**champion), None)["gates"] == []
 
 
+def test_the_verdict_tells_the_champion_apart_by_source() -> None:
+    assert "champion_by_source" not in gates.judge(document(), limits(), None)
+    parts: dict[str, Any] = {"new.jsonl": comparison("champion", 0.1, 0.05), "old.jsonl": None}
+    told = gates.judge(document(champion_by_source=parts), limits(), None)["champion_by_source"]
+    assert told["new.jsonl"]["difference"] == parts["new.jsonl"]["difference"]
+    assert told["old.jsonl"]["says"] == "not compared"
+
+
 @pytest.mark.parametrize("asked", [None, {"require": "not_worse", "margin": 1.0}])
 @pytest.mark.parametrize("gone", ["candidates", "comparisons"])
 def test_a_champion_that_is_set_and_not_compared_with_fails(gone: str, asked: Any) -> None:

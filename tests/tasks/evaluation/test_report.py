@@ -272,6 +272,17 @@ def test_what_is_simpler_and_how_sure_that_is(tmp_path: Path, content: dict[str,
     assert "sft → dpo 0 19 below 0.001" in text
 
 
+def test_the_champion_on_the_old_test_and_on_the_new(
+    tmp_path: Path, content: dict[str, Any]
+) -> None:
+    champion = comparison("champion", 0.9)
+    content["document"]["comparisons"]["champion"] = champion
+    content["document"]["champion_by_source"] = {"arrived/x/<new>.jsonl": {**champion, "rows": 7}}
+    text = " ".join(Text(write(tmp_path / "r", content)).seen)
+    assert "champion the champion, 20 rows of test 0.950 against 0.900" in text
+    assert "the champion, 7 rows of test from arrived/x/<new>.jsonl 0.950" in text
+
+
 def test_slices_and_classes(tmp_path: Path, content: dict[str, Any]) -> None:
     text = " ".join(Text(write(tmp_path / "r", content)).seen)
     assert "Worse in 1 of 2 slices: a (class)." in text

@@ -93,6 +93,16 @@ def test_a_copy_under_another_name_holds(light) -> None:
     assert failed(verify("shipments", "1")) == {}
 
 
+def test_the_reason_of_a_retraining_comes_after_the_signature(light) -> None:
+    light.register()
+    client = store.connect()
+    client.log_text(client.get_model_version(MODEL, "1").run_id, "{}", "drift/drift.json")
+    client.set_model_version_tag(MODEL, "1", "retraining.reason", "the word truck is new")
+    assert failed(verify(MODEL, "1")) == {}
+    client.log_text(client.get_model_version(MODEL, "1").run_id, "{}", "drifted.json")
+    assert "drifted.json" in failed(verify(MODEL, "1"))["files"]
+
+
 def test_a_version_of_another_model_does_not_stand_in_for_this_one(light) -> None:
     light.register()
     store.connect().copy_model_version(f"models:/{MODEL}/1", "invoices")
