@@ -1,10 +1,15 @@
-"""A Prefect API for the time of one run, where no server is configured.
+"""A Prefect server that neither Ctrl-C nor the end of its parent leaves behind.
 
     python -m flows.prefect_server PORT
 
-Prefect starts one itself if need be.  But that one is ended by the Ctrl-C that is meant for a
-stage, and outlives a run that is killed; this one does neither.  Its runs go to Prefect's usual
-database, where a server that is started later shows them.
+is an API for the time of one run, where no server is configured.  Prefect starts one itself if need
+be.  But that one is ended by the Ctrl-C that is meant for a stage, and outlives a run that is killed;
+this one does neither.  Its runs go to Prefect's usual database, where a server that is started later
+shows them.
+
+    python -m flows.prefect_server PORT HOST
+
+is a whole server, with pages, schedules and automations, for `tunetrail up`.
 """
 
 from __future__ import annotations
@@ -80,14 +85,20 @@ def _wait_for(server: subprocess.Popen[bytes], url: str) -> None:
     raise NotStarted(f"nothing after {START_SECONDS:.0f} s, see {LOG}")
 
 
-def _serve(port: int) -> None:
+def _serve(port: int, host: str | None) -> None:
     die_with_parent()
     import uvicorn
     from prefect.server.api.server import create_app
 
-    app = create_app(ephemeral=True, final=True)
-    uvicorn.run(app, host="127.0.0.1", port=port, log_level="error")
+    app = create_app(ephemeral=host is None, final=True)
+    uvicorn.run(
+        app,
+        host=host or "127.0.0.1",
+        port=port,
+        log_level="error",
+        timeout_graceful_shutdown=2,  # a browser keeps its connection for as long as it likes
+    )
 
 
 if __name__ == "__main__":
-    _serve(int(sys.argv[1]))
+    _serve(int(sys.argv[1]), sys.argv[2] if len(sys.argv) > 2 else None)

@@ -1,0 +1,87 @@
+"""The worker: takes flow runs from the work pool, and runs each as a process of this machine.
+
+    python -m flows.worker
+
+serves the Prefect server that PREFECT_API_URL names, from the clone that it is started in.
+`tunetrail up` starts it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import os
+import platform
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+from tasks.lineage.process import die_with_parent
+
+POOL = "tunetrail"
+"""The work pool, as prefect.yaml names it."""
+
+
+def name() -> str:
+    """Of the worker, in Prefect's pages: the machine and the clone."""
+    return f"{platform.node()} {Path.cwd().name}".replace("/", "-").replace("%", "-")
+
+
+def environment() -> dict[str, str]:
+    """What flow runs need to find this clone and its Python."""
+    here = str(Path(sys.executable).parent)
+    return {
+        "TUNETRAIL_PROJECT": str(Path.cwd()),
+        "PATH": os.pathsep.join([here, os.environ.get("PATH", os.defpath)]),
+    }
+
+
+def main() -> None:
+    """Work until SIGTERM or Ctrl-C, which end the flow runs, too."""
+    die_with_parent()
+    os.environ |= environment()
+    from prefect.utilities.processutils import setup_signal_handlers_worker
+    from prefect.workers.process import ProcessWorker
+
+    setup_signal_handlers_worker(os.getpid(), "the worker", _say)
+    worker = ProcessWorker(work_pool_name=POOL, name=name())
+    # Prefect's worker gives up after some minutes without its server, and ends its flow runs.
+    # They are at work, and need no server for that.
+    for call in ("sync_with_backend", "get_and_submit_flow_runs"):
+        setattr(worker, call, _patiently(getattr(worker, call)))
+    try:
+        asyncio.run(worker.start(printer=_say))
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        _say("stopped")
+
+
+def _patiently(call: Callable[[], Awaitable[Any]]) -> Callable[[], Awaitable[Any]]:
+    """Once the server was there, an outage is told and waited out."""
+    import httpx
+
+    been_there = False
+
+    @functools.wraps(call)
+    async def patient() -> Any:
+        nonlocal been_there
+        try:
+            done = await call()
+        except (httpx.TransportError, httpx.HTTPStatusError) as error:
+            outage = not isinstance(error, httpx.HTTPStatusError) or error.response.is_server_error
+            if not (been_there and outage):
+                raise
+            _say(f"Prefect does not answer ({type(error).__name__}); asking again")
+            return []
+        been_there = True
+        return done
+
+    return patient
+
+
+def _say(text: object = "") -> None:
+    print(text, flush=True)
+
+
+if __name__ == "__main__":
+    main()
