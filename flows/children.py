@@ -91,6 +91,14 @@ class Child:
             return psutil.Process(self._process.pid).children(recursive=True)
         return []
 
+    def count(self, module: str) -> int:
+        """How many of these run a module."""
+        found = 0
+        for process in self.descendants():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                found += module in process.cmdline()
+        return found
+
     def stop(self, seconds: float = STOP_SECONDS) -> None:
         """End it, and wait for all that it has started; after so long, kill them."""
         if self._process is None:

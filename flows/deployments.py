@@ -12,7 +12,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from uuid import UUID
 
 from ruamel.yaml import YAML, YAMLError
@@ -104,7 +104,7 @@ def apply(client: SyncPrefectClient, url: str, file: Path = FILE) -> tuple[dict[
 
 def _make_pool(client: SyncPrefectClient) -> None:
     from prefect.client.schemas.actions import WorkPoolCreate
-    from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
+    from prefect.exceptions import ObjectNotFound
     from prefect.workers.process import ProcessWorker
 
     try:

@@ -21,7 +21,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from tasks.lineage.process import die_with_parent
@@ -90,6 +90,7 @@ def _serve(port: int, host: str | None) -> None:
     import uvicorn
     from prefect.server.api.server import create_app
 
+    _let_it_schedule()
     app = create_app(ephemeral=host is None, final=True)
     uvicorn.run(
         app,
@@ -98,6 +99,18 @@ def _serve(port: int, host: str | None) -> None:
         log_level="error",
         timeout_graceful_shutdown=2,  # a browser keeps its connection for as long as it likes
     )
+
+
+def _let_it_schedule() -> None:
+    """Prefect 3.8 inserts scheduled runs in bulk, with a key that is a property of Python and no column.
+    SQLAlchemy 2.0 leaves that out; 2.1 raises unless it is told so, and no schedule ever runs."""
+    from prefect.server.database.orm_models import FlowRun
+    from sqlalchemy import inspect
+
+    def leave_out(model: type, mapping: Mapping[str, object], value: object) -> None:
+        pass
+
+    inspect(FlowRun).all_orm_descriptors["state"].bulk_dml_setter = leave_out
 
 
 if __name__ == "__main__":

@@ -158,6 +158,8 @@ def _prefect(options: Options) -> Service:
     environment |= {
         "PREFECT_SERVER_API_HOST": options.host,
         "PREFECT_SERVER_API_PORT": str(options.prefect_port),
+        # of sqlite, which has one writer: 10 seconds are not enough where stages take all processors
+        "PREFECT_SERVER_DATABASE_TIMEOUT": os.environ.get("PREFECT_SERVER_DATABASE_TIMEOUT", "60"),
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "WARNING",
         "PREFECT_LOGGING_INTERNAL_LEVEL": "WARNING",
     }
@@ -339,8 +341,7 @@ def _wait_online(worker: Child) -> None:
 
 
 def _stop_worker(worker: Child, tell: Tell) -> None:
-    runs = sum("flows.flow_run" in process.cmdline() for process in worker.descendants())
-    if runs:
+    if runs := worker.count("flows.flow_run"):
         which = "a flow run" if runs == 1 else f"{runs} flow runs"
         tell(
             f"stopping {which}: Prefect shows it as crashed, training keeps a checkpoint, and the next "

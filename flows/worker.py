@@ -9,11 +9,13 @@ serves the Prefect server that PREFECT_API_URL names, from the clone that it is 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import os
 import platform
+import signal
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -41,19 +43,24 @@ def main() -> None:
     """Work until SIGTERM or Ctrl-C, which end the flow runs, too."""
     die_with_parent()
     os.environ |= environment()
-    from prefect.utilities.processutils import setup_signal_handlers_worker
     from prefect.workers.process import ProcessWorker
 
-    setup_signal_handlers_worker(os.getpid(), "the worker", _say)
     worker = ProcessWorker(work_pool_name=POOL, name=name())
     # Prefect's worker gives up after some minutes without its server, and ends its flow runs.
     # They are at work, and need no server for that.
     for call in ("sync_with_backend", "get_and_submit_flow_runs"):
         setattr(worker, call, _patiently(getattr(worker, call)))
-    try:
-        asyncio.run(worker.start(printer=_say))
-    except (KeyboardInterrupt, asyncio.CancelledError):
-        _say("stopped")
+    with contextlib.suppress(asyncio.CancelledError):
+        asyncio.run(_until_stopped(worker.start(printer=_say)))
+
+
+async def _until_stopped(work: Coroutine[Any, Any, None]) -> None:
+    """Cancelled, the worker sends SIGTERM to its flow runs, and waits for them.  Prefect's own handlers
+    would wait for as long as the runs take."""
+    task = asyncio.create_task(work)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+    await task
 
 
 def _patiently(call: Callable[[], Awaitable[Any]]) -> Callable[[], Awaitable[Any]]:
