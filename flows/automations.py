@@ -114,6 +114,34 @@ def apply(
     return done
 
 
+def await_signs_of_life(client: SyncPrefectClient) -> int:
+    """Have each flow run that is called running, or about to, show a sign of life or be marked as
+    crashed: of what was killed together with the server, or before its first heartbeat, none waits.
+    Until then it would keep its place in a queue.
+
+    Returns:
+        How many there are.
+    """
+    from prefect.client.schemas.filters import (
+        FlowRunFilter,
+        FlowRunFilterState,
+        FlowRunFilterStateType,
+    )
+    from prefect.events import Event
+
+    unfinished = [StateType.PENDING, StateType.RUNNING, StateType.CANCELLING]
+    only = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=unfinished)))
+    runs = client.read_flow_runs(flow_run_filter=only)
+    heard = [
+        Event(event=HEARTBEAT, resource={"prefect.resource.id": f"prefect.flow-run.{run.id}"})
+        for run in runs
+    ]
+    if heard:
+        content = [event.model_dump(mode="json") for event in heard]
+        client.request("POST", "/events", json=content).raise_for_status()
+    return len(heard)
+
+
 def _content(automation: AutomationCore) -> object:
     return AutomationCore(**automation.model_dump(exclude={"id"})).model_dump(
         mode="json", exclude={"trigger": {"id"}}

@@ -123,6 +123,7 @@ def _serve(
     while True:
         for line in watch.look():
             tell(line)
+            _await_signs_of_life()
         time.sleep(0.5)
 
 
@@ -158,8 +159,6 @@ def _prefect(options: Options) -> Service:
     environment |= {
         "PREFECT_SERVER_API_HOST": options.host,
         "PREFECT_SERVER_API_PORT": str(options.prefect_port),
-        # of sqlite, which has one writer: 10 seconds are not enough where stages take all processors
-        "PREFECT_SERVER_DATABASE_TIMEOUT": os.environ.get("PREFECT_SERVER_DATABASE_TIMEOUT", "60"),
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "WARNING",
         "PREFECT_LOGGING_INTERNAL_LEVEL": "WARNING",
     }
@@ -267,8 +266,24 @@ def _deploy(prefect: Service, model: str, notify: str | None, tell: Tell) -> Non
                 tell(f"{len(there)} deployments are as prefect.yaml says")
             for line in automations.apply(client, model, there, notify):
                 tell(line)
+            automations.await_signs_of_life(client)
         except (httpx.HTTPError, PrefectHTTPStatusError) as error:
             raise NotUp(f"Prefect at {prefect.url}: {store.brief(error)}") from error
+
+
+def _await_signs_of_life() -> None:
+    """What was started by a worker that has been killed says nothing any more."""
+    import httpx
+    from prefect.client.orchestration import get_client
+    from prefect.exceptions import PrefectHTTPStatusError
+
+    from flows import automations
+
+    with (
+        contextlib.suppress(httpx.HTTPError, PrefectHTTPStatusError),
+        get_client(sync_client=True) as client,
+    ):
+        automations.await_signs_of_life(client)
 
 
 def _ask(client: SyncPrefectClient, url: str) -> None:
