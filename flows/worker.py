@@ -24,6 +24,9 @@ from tasks.lineage.process import die_with_parent
 POOL = "tunetrail"
 """The work pool, as prefect.yaml names it."""
 
+STOP_SECONDS = 60.0
+"""How long a flow run may take to end."""
+
 
 def name() -> str:
     """Of the worker, in Prefect's pages: the machine and the clone."""
@@ -55,12 +58,28 @@ def main() -> None:
 
 
 async def _until_stopped(work: Coroutine[Any, Any, None]) -> None:
-    """Cancelled, the worker sends SIGTERM to its flow runs, and waits for them.  Prefect's own handlers
-    would wait for as long as the runs take."""
-    task = asyncio.create_task(work)
+    """Prefect's own way to stop waits for as long as the flow runs take, or kills them; neither lets
+    them keep a checkpoint and say that they were stopped."""
+    import psutil
+
+    worker = asyncio.create_task(work)
+    stopping: list[asyncio.Task[None]] = []
+
+    async def stop() -> None:
+        runs = psutil.Process().children()
+        for run in runs:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                run.terminate()
+        await asyncio.to_thread(psutil.wait_procs, runs, STOP_SECONDS)
+        worker.cancel()
+
+    def on_signal() -> None:
+        if not stopping:
+            stopping.append(asyncio.create_task(stop()))
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
-    await task
+        asyncio.get_running_loop().add_signal_handler(number, on_signal)
+    await worker
 
 
 def _patiently(call: Callable[[], Awaitable[Any]]) -> Callable[[], Awaitable[Any]]:
