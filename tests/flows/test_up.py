@@ -6,10 +6,12 @@ from __future__ import annotations
 import os
 import signal
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import served_project
+from free_ports import free_port
 from ruamel.yaml import YAML
 from served_project import REPOSITORY, Served
 from typer.testing import CliRunner
@@ -17,7 +19,7 @@ from typer.testing import CliRunner
 from flows import automations, up
 from flows.cli import app
 from flows.registry_server import BadAddress, NotServed, check_port
-from flows.up import Exposed, Options
+from flows.up import Exposed, Options, Service
 from tasks.lineage.stage import FAULT, MISUSE
 
 pytest_plugins = ("registered_project", "served_project")
@@ -26,9 +28,11 @@ NAMES = ["drift", "pipeline", "promote", "reproduce", "retrain"]
 
 
 def outputs(root: Path) -> dict[str, str]:
-    """The hash of every output that dvc.lock names."""
+    """The hash of every output that dvc.lock names, but for the records of what was read: the code
+    that waits is none of the built project's."""
     stages = YAML(typ="safe").load((root / "dvc.lock").read_text())["stages"]
-    return {out["path"]: out["md5"] for stage in stages.values() for out in stage["outs"]}
+    outs = {out["path"]: out["md5"] for stage in stages.values() for out in stage["outs"]}
+    return {path: md5 for path, md5 in outs.items() if "record" not in path and "prov" not in path}
 
 
 class TestServed:
@@ -61,28 +65,31 @@ class TestServed:
         assert Path(provenance).is_file()
 
     def test_drift_sets_off_a_retraining_of_that_check(self, served: Served) -> None:
-        from prefect.events import emit_event
-        from prefect.events.worker import EventsWorker
+        from prefect.events import Event
 
-        with served.client():
-            emit_event(
-                automations.DRIFT,
-                resource={"prefect.resource.id": "tunetrail.model.shipments"},
-                payload={"check": "20261122T134501Z-01234567", "data": "01", "reason": "new words"},
-            )
-            EventsWorker.drain_all(timeout=10)
+        event = Event(
+            event=automations.DRIFT,
+            resource={"prefect.resource.id": "tunetrail.model.shipments"},
+            payload={"check": "20261122T134501Z-01234567", "data": "01", "reason": "new words"},
+        )
+        with served.client() as client:
+            client.request("POST", "/events", json=[event.model_dump(mode="json")])
         told = served.root / "retrained.txt"
         served.until(told.exists)
         served.until(lambda: told.read_text() == "20261122T134501Z-01234567")
 
-    def test_of_two_runs_at_once_one_waits(self, served: Served) -> None:
+    def test_of_two_at_once_one_waits_and_a_killed_prefect_stops_neither(
+        self, served: Served
+    ) -> None:
         before = outputs(served.root)
         served.fresh()
         served.hold()
         first = served.run("pipeline/pipeline")
         served.at_work()
         second = served.run("pipeline/pipeline")
-        served.wait(second, "SCHEDULED")
+        served.child("flows.prefect_server").kill()
+        served.told("Prefect ended with code -9, and was started again")
+        assert served.state(second).type.value == "SCHEDULED"
         served.release()
         assert served.wait(first).type.value == "COMPLETED"
         assert served.wait(second).type.value == "COMPLETED"
@@ -90,18 +97,6 @@ class TestServed:
         with served.client() as client:
             runs = [client.read_flow_run(run) for run in (first, second)]
         assert runs[0].end_time <= runs[1].start_time
-
-    def test_a_killed_prefect_is_back_and_the_run_goes_on(self, served: Served) -> None:
-        before = outputs(served.root)
-        served.fresh()
-        served.hold()
-        run = served.run("pipeline/pipeline")
-        served.at_work()
-        served.child("flows.prefect_server").kill()
-        served.told("Prefect ended with code -9, and was started again")
-        served.release()
-        assert served.wait(run).type.value == "COMPLETED"
-        assert outputs(served.root) == before
 
     def test_a_second_one_is_refused(self, served: Served) -> None:
         second = served.start()
@@ -207,13 +202,23 @@ class TestKilled:
         at_work.until(lambda: not any(child.is_running() for child in children), 60)
 
 
+@pytest.fixture
+def no_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """None is named: not by the environment, and not by other tests."""
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    for name in ("MLFLOW_TRACKING_URI", "PREFECT_SERVER_API_AUTH_STRING"):
+        monkeypatch.delenv(name, raising=False)
+    with temporary_settings(restore_defaults={PREFECT_API_URL}):
+        yield
+
+
 def options(host: str = "127.0.0.1", accounts: bool = False) -> Options:
     return Options(host, 4200, 5000, None, None, accounts)
 
 
-def test_a_port_that_is_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(REPOSITORY)
-    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+@pytest.mark.usefixtures("no_server")
+def test_a_port_that_is_in_use() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -222,13 +227,49 @@ def test_a_port_that_is_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
             up._prefect(Options("127.0.0.1", port, 5000, None, None, False))
 
 
-def test_other_machines_need_a_password(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("PREFECT_API_URL", "MLFLOW_TRACKING_URI", "PREFECT_SERVER_API_AUTH_STRING"):
-        monkeypatch.delenv(name, raising=False)
+@pytest.mark.usefixtures("no_server")
+def test_other_machines_need_a_password() -> None:
     with pytest.raises(Exposed, match="USER:PASSWORD into PREFECT_SERVER_API_AUTH_STRING"):
         up._prefect(options(host="0.0.0.0"))
     with pytest.raises(Exposed, match="--accounts"):
         up._mlflow(options(host="0.0.0.0"), "shipments", print)
+
+
+def test_a_server_that_is_named_is_used_unless_it_is_the_one_to_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    port = free_port()
+    asked = Options("127.0.0.1", port, 5000, None, None, False)
+    with temporary_settings({PREFECT_API_URL: "http://prefect.example.com:4200/api"}):
+        assert up._prefect(asked) == Service("http://prefect.example.com:4200/api", None)
+    with temporary_settings({PREFECT_API_URL: f"http://localhost:{port}/api"}):
+        ours = up._prefect(asked)
+        assert (ours.url, ours.child is None) == (f"http://127.0.0.1:{port}/api", False)
+        with socket.socket() as somebody:
+            somebody.bind(("127.0.0.1", port))
+            somebody.listen()
+            assert up._prefect(asked) == Service(f"http://localhost:{port}/api", None)
+
+
+def test_a_team_server_that_does_not_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    monkeypatch.chdir(REPOSITORY)
+    monkeypatch.setattr(up, "FOLDER", tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}):
+        done = CliRunner().invoke(app, ["up"])
+        assert (done.exit_code, "MLflow at http://127.0.0.1:9 does not answer" in done.output) == (
+            FAULT,
+            True,
+        )
+        monkeypatch.setattr(up, "_mlflow", lambda *_: Service("http://127.0.0.1:9", None))
+        done = CliRunner().invoke(app, ["up"])
+    assert (done.exit_code, "`unset PREFECT_API_URL`" in done.output) == (FAULT, True)
 
 
 def test_a_database_of_prefect_gets_its_driver() -> None:
