@@ -127,13 +127,16 @@ def await_signs_of_life(client: SyncPrefectClient) -> int:
         FlowRunFilterState,
         FlowRunFilterStateType,
     )
-    from prefect.events import Event
+    from prefect.events import Event, Resource
 
     unfinished = [StateType.PENDING, StateType.RUNNING, StateType.CANCELLING]
     only = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=unfinished)))
     runs = client.read_flow_runs(flow_run_filter=only)
     heard = [
-        Event(event=HEARTBEAT, resource={"prefect.resource.id": f"prefect.flow-run.{run.id}"})
+        Event(
+            event=HEARTBEAT,
+            resource=Resource({"prefect.resource.id": f"prefect.flow-run.{run.id}"}),
+        )
         for run in runs
     ]
     if heard:
@@ -159,7 +162,7 @@ def _block(client: SyncPrefectClient, notify: str) -> UUID:
         ) from error
 
 
-def _of(model: str) -> dict[str, str]:
+def _of(model: str) -> dict[str, str | list[str]]:
     return {"prefect.resource.id": f"tunetrail.model.{model}"}
 
 
@@ -169,7 +172,14 @@ def _retrain(model: str, deployment: UUID) -> AutomationCore:
         name=RETRAIN,
         description="Drift was found: make a candidate from what arrived. Nothing is promoted.",
         trigger=EventTrigger(expect={DRIFT}, match=_of(model), posture=Posture.Reactive),
-        actions=[RunDeployment(deployment_id=deployment, parameters={"check": check})],
+        actions=[
+            RunDeployment(
+                source="selected",
+                deployment_id=deployment,
+                parameters={"check": check},
+                job_variables=None,
+            )
+        ],
     )
 
 
@@ -191,6 +201,7 @@ def _crashed() -> AutomationCore:
             ChangeFlowRunState(
                 state=StateType.CRASHED,
                 name="Crashed",
+                force=False,
                 message=f"no sign of life for {SILENCE_SECONDS} s; run it again, it goes on from there",
             )
         ],

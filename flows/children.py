@@ -88,7 +88,7 @@ class Child:
         if self._process is None:
             return []
         with contextlib.suppress(psutil.NoSuchProcess):
-            return psutil.Process(self._process.pid).children(recursive=True)
+            return list(psutil.Process(self._process.pid).children(recursive=True))
         return []
 
     def count(self, module: str) -> int:

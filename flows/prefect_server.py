@@ -23,6 +23,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from tasks.lineage.process import die_with_parent
 from tasks.lineage.stage import STATE
@@ -110,7 +111,8 @@ def _let_it_schedule() -> None:
     def leave_out(model: type, mapping: Mapping[str, object], value: object) -> None:
         pass
 
-    inspect(FlowRun).all_orm_descriptors["state"].bulk_dml_setter = leave_out
+    state: Any = inspect(FlowRun).all_orm_descriptors["state"]
+    state.bulk_dml_setter = leave_out
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 from filelock import FileLock, Timeout
 
-from flows import registry_server
+from flows import registry_access, registry_server
 from flows.children import Child, Down, Watch
 from flows.registry_server import LOOPBACK, BadAddress, Home
 from tasks.lineage import store
@@ -109,7 +109,7 @@ def _serve(
     settings: dict[object, object] = {PREFECT_API_URL: prefect.url}
     if prefect.child and (auth := os.environ.get("PREFECT_SERVER_API_AUTH_STRING")):
         settings[PREFECT_API_AUTH_STRING] = auth
-    stack.enter_context(temporary_settings(settings))  # type: ignore[arg-type]
+    stack.enter_context(temporary_settings(settings))
     _deploy(prefect, model, notify, tell)
     _check_account(mlflow)
 
@@ -212,7 +212,11 @@ def _mlflow(options: Options, model: str, tell: Tell) -> Service:
             "--accounts makes it ask who they are"
         )
     else:
-        database = options.backend_store or _store_of_clone()
+        if options.backend_store:
+            database = registry_server.choose_database(Home(FOLDER), options.backend_store)
+            registry_access.probe(database)
+        else:
+            database = _store_of_clone()
         artifacts = str(Path("mlruns").absolute())
         command = [sys.executable, "-m", "flows.mlflow_server", *map(str, where), artifacts]
         environment = registry_server.environment(database)

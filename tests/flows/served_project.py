@@ -1,6 +1,6 @@
 """The project of three quick stages under `tunetrail up`: a real Prefect server, MLflow and worker.
 
-A plugin, for the tests in this folder that name it.
+`make` needs what the plugin registered_project has built.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from typing import Any
 from uuid import UUID
 
 import psutil
-import pytest
 from free_ports import free_port
 from ruamel.yaml import YAML
 
@@ -209,13 +208,3 @@ def make(built: Path, folder: Path, **environment: str) -> Served:
     home = folder / "home"
     home.mkdir()
     return Served(root, home, free_port(), free_port(), dict(environment))
-
-
-@pytest.fixture(scope="module")
-def served(built_project: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """One for all tests of a file: a start takes some twenty seconds."""
-    made = make(built_project, tmp_path_factory.mktemp("served"))
-    made.up()
-    yield made
-    if made.process and made.process.poll() is None:
-        made.down()

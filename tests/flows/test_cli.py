@@ -242,7 +242,7 @@ class TestRun:
             assert tunetrail("run", "ingest").exit_code == UNTOLD
             assert calls() == done
             replace(Path("verdict.json"), '"pass"', '"fail"')
-            assert tunetrail("run").exit_code == GATE
+            assert tunetrail("run", "--force").exit_code == GATE
 
     def test_everything_then_the_result(self, project: Path) -> None:
         shown = tunetrail("run")

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,11 +19,12 @@ from typer.testing import CliRunner
 
 from flows import automations, up
 from flows.cli import app
+from flows.registry_access import DatabaseProblem
 from flows.registry_server import BadAddress, NotServed, check_port
 from flows.up import Exposed, Options, Service
 from tasks.lineage.stage import FAULT, MISUSE
 
-pytest_plugins = ("registered_project", "served_project")
+pytest_plugins = ("registered_project",)
 
 NAMES = ["drift", "pipeline", "promote", "reproduce", "retrain"]
 
@@ -33,6 +35,16 @@ def outputs(root: Path) -> dict[str, str]:
     stages = YAML(typ="safe").load((root / "dvc.lock").read_text())["stages"]
     outs = {out["path"]: out["md5"] for stage in stages.values() for out in stage["outs"]}
     return {path: md5 for path, md5 in outs.items() if "record" not in path and "prov" not in path}
+
+
+@pytest.fixture(scope="module")
+def served(built_project: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """One for all tests: a start takes some twenty seconds."""
+    made = served_project.make(built_project, tmp_path_factory.mktemp("served"))
+    made.up()
+    yield made
+    if made.process and made.process.poll() is None:
+        made.down()
 
 
 class TestServed:
@@ -281,6 +293,16 @@ def test_a_database_of_prefect_gets_its_driver() -> None:
         assert up.prefect_database(named) == wanted
     with pytest.raises(BadAddress, match=r"mysql://db/x is no database for Prefect"):
         up.prefect_database("mysql://me:secret@db/x")
+
+
+@pytest.mark.usefixtures("no_server")
+def test_a_database_of_mlflow_that_cannot_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    dead = Options("127.0.0.1", 4200, free_port(), None, "postgresql://me@127.0.0.1:9/x", False)
+    with pytest.raises(DatabaseProblem, match=r"127.0.0.1:9/x does not answer"):
+        up._mlflow(dead, "shipments", print)
+    monkeypatch.setitem(sys.modules, "psycopg2", None)  # as if it were not installed
+    with pytest.raises(DatabaseProblem, match=r"psycopg2.*`pip install -e '.\[server\]'`"):
+        up._mlflow(dead, "shipments", print)
 
 
 @pytest.mark.parametrize("option", ["--prefect-database", "--backend-store"])
