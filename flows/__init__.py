@@ -17,6 +17,8 @@ _SETTINGS = {
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "60",
     # Waits 2 and 4 seconds for a server that has gone, where 5 retries are a minute a request.
     "PREFECT_CLIENT_MAX_RETRIES": "2",
+    # A run that was killed is marked as crashed when three of these are missing.
+    "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
     # The console belongs to the stages; Prefect's own lines go to its API all the same.
     "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
     "PREFECT_LOGGING_INTERNAL_LEVEL": "CRITICAL",

@@ -19,13 +19,17 @@ if TYPE_CHECKING:
 DONE, GATE, MISUSE, FAULT = 0, 1, 2, 3
 """Exit codes, as of the stages."""
 
+UNTOLD = 4
+"""All is done, and the Prefect server that is named does not know of it."""
+
 TOLERANCE = 1.0e-3
 """Within which a rebuilt version is called equivalent: a tenth of a percentage point of a score, and
 less than a rounding step of bfloat16 for a weight of one half."""
 
 app = typer.Typer(
     help="Fine-tune a language model so that each version can be rebuilt, bit for bit.",
-    epilog="Exit codes: 0 done, 1 a gate said no, 2 bad input, 3 a fault of the environment.",
+    epilog="Exit codes: 0 done, 1 a gate said no, 2 bad input, 3 a fault of the environment, "
+    "4 done, but the Prefect server that is named does not know of it.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,  # importing rich takes longer than all else that --help does
@@ -77,9 +81,14 @@ def run(
         )
     if not walk.writes(str(results.METRICS)):
         print(f"{stage} is up to date. Next: `tunetrail run`")
-        return
-    if not _show_results():
+    elif not _show_results():
         raise typer.Exit(GATE)
+    if walk.untold:
+        _stop(
+            f"All is done, and Prefect at {walk.untold} does not know of it: start it, or "
+            "`unset PREFECT_API_URL`. Nothing needs to run again.",
+            UNTOLD,
+        )
 
 
 @app.command()
@@ -535,6 +544,50 @@ def gc(
         print(f"The runs go where MLflow's database is: `{waste.by_hand}`")
 
 
+@app.command()
+def up(
+    host: Annotated[
+        str, typer.Option(help="Listen here; other machines cannot reach 127.0.0.1.")
+    ] = "127.0.0.1",
+    prefect_port: Annotated[int, typer.Option(min=1, max=65535)] = 4200,
+    mlflow_port: Annotated[int, typer.Option(min=1, max=65535)] = 5000,
+    prefect_database: Annotated[
+        str | None,
+        typer.Option(
+            help="postgresql://USER@HOST/DATABASE or sqlite:////PATH; "
+            "PREFECT_SERVER_DATABASE_CONNECTION_URL or ~/.prefect/prefect.db otherwise."
+        ),
+    ] = None,
+    backend_store: Annotated[
+        str | None,
+        typer.Option(
+            help="The same of MLflow; MLFLOW_BACKEND_STORE_URI or mlflow.db of this clone otherwise."
+        ),
+    ] = None,
+    accounts: Annotated[
+        bool, typer.Option("--accounts", help="MLflow asks who one is, as `tunetrail server` does.")
+    ] = False,
+) -> None:
+    """Serve Prefect, MLflow and a worker with all deployments, until Ctrl-C."""
+    from flows import up as serving
+    from tasks.params import load
+
+    _refuse_password(prefect_database, "PREFECT_SERVER_DATABASE_CONNECTION_URL")
+    _refuse_password(backend_store, "MLFLOW_BACKEND_STORE_URI")
+    with _told():
+        params = load(Path("params.yaml"))
+        options = serving.Options(
+            host,
+            prefect_port,
+            mlflow_port,
+            prefect_database,
+            backend_store or os.environ.get("MLFLOW_BACKEND_STORE_URI"),
+            accounts,
+        )
+        notify = getattr(getattr(params, "retraining", None), "notify", None)
+        serving.up(options, params.register_.name, notify, lambda line: print(line, flush=True))
+
+
 server_app = typer.Typer(help="Serve a team's MLflow, with accounts and roles.")
 user_app = typer.Typer(help="Who may use the server.", no_args_is_help=True)
 app.add_typer(server_app, name="server")
@@ -572,12 +625,7 @@ def server(
     from flows import registry_server
     from tasks.params import load
 
-    if backend_store and registry_server.has_password(backend_store):
-        _stop(
-            "everyone on this machine can read a password on a command line; put the address into "
-            "MLFLOW_BACKEND_STORE_URI, or the password into ~/.pgpass",
-            MISUSE,
-        )
+    _refuse_password(backend_store, "MLFLOW_BACKEND_STORE_URI")
     with _told():
         name = load(Path("params.yaml")).register_.name
         home = registry_server.Home(folder or registry_server.default_folder())
@@ -646,6 +694,18 @@ def _password(name: str, file: Path | None) -> str:
     if password := os.environ.get("TUNETRAIL_USER_PASSWORD"):
         return password
     return str(typer.prompt(f"Password of {name}", hide_input=True, confirmation_prompt=True))
+
+
+def _refuse_password(address: str | None, variable: str) -> None:
+    """Stop at a database's address with a password in it, which has another place."""
+    from flows.registry_server import has_password
+
+    if address and has_password(address):
+        _stop(
+            "everyone on this machine can read a password on a command line; put the address into "
+            f"{variable}, or the password into ~/.pgpass",
+            MISUSE,
+        )
 
 
 def _refuse_faults() -> None:

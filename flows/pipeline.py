@@ -43,6 +43,8 @@ class Walk:
         self.stages = dvc_dag.plan(target)
         self.outcomes: dict[str, Outcome] = {}
         self.failure: Exception | None = None
+        self.untold: str | None = None
+        """The Prefect server that was named and does not know how this ended."""
         self._forced = {stage.name for stage in self.stages if target in (None, stage.name)}
         if not force:
             self._forced.clear()
@@ -91,6 +93,7 @@ def run(target: str | None, force: bool) -> Walk:
         if walk.failure is not None:
             raise walk.failure from None
         say("prefect", f"its API does not answer ({error}); the stages run all the same")
+        walk.untold = PREFECT_API_URL.value()
         for stage in walk.left():
             walk.step(stage)
     finally:

@@ -95,7 +95,7 @@ def set_up(database: str, name: str) -> list[str]:
         DatabaseProblem: when it does not answer, or cannot be used.
         AccessError: when the audit record of `name` lies where trainers can write.
     """
-    _probe(database)
+    probe(database)
     with _told(database), _artifacts_proxied():
         from mlflow import MlflowClient
         from mlflow.store.db.utils import _all_tables_exist, _upgrade_db, create_sqlalchemy_engine
@@ -148,7 +148,7 @@ def add_user(database: str, name: str, password: str, role: str) -> bool:
         raise AccessError(
             f"the password of {name} has {len(password)} characters; take {SHORTEST_PASSWORD} or more"
         )
-    _probe(database)
+    probe(database)
     with _told(database):
         from mlflow import MlflowException
 
@@ -179,7 +179,7 @@ def remove_user(database: str, name: str) -> None:
         raise AccessError(
             f"{ADMIN} stays: without it nobody could help a team that locked itself out"
         )
-    _probe(database)
+    probe(database)
     with _told(database):
         accounts = _accounts(database)
         if not accounts.has_user(name):
@@ -190,7 +190,7 @@ def remove_user(database: str, name: str) -> None:
 
 def users(database: str) -> dict[str, str]:
     """The role of each user but the administrator; `no role` for one who has none."""
-    _probe(database)
+    probe(database)
     with _told(database):
         accounts = _accounts(database)
         return {
@@ -200,7 +200,7 @@ def users(database: str) -> dict[str, str]:
         }
 
 
-def _probe(database: str) -> None:
+def probe(database: str) -> None:
     """Ask once and soon: MLflow would ask for minutes."""
     import sqlalchemy
     from sqlalchemy.engine import make_url

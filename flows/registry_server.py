@@ -45,7 +45,6 @@ PASSWORD_SECONDS = 10
 
 _SETTINGS = {
     "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
-    "MLFLOW_BASIC_AUTH_FAIL_CLOSED": "true",  # a route that MLflow forgot to guard is refused
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # nobody's code runs on the server
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "1",
@@ -187,13 +186,13 @@ def serving(
     Raises:
         NotServed: when the port is in use, or the server has ended or does not answer in time.
     """
-    _check_port(host, port)
+    check_port(host, port)
     with home.log.open("wb") as log:
         home.log.chmod(0o600)
         server = subprocess.Popen(
-            [sys.executable, "-m", __name__, host, str(port), str(workers), artifacts],
+            command(host, port, workers, artifacts),
             cwd=Path(__file__).parents[1],
-            env=_environment(home, database),
+            env=secured(home, database),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
@@ -226,7 +225,7 @@ def serve(
     Raises:
         StageError: as `prepare` and `serving`, and when the server ends by itself.
     """
-    _check_port(host, port)  # before anything is changed
+    check_port(host, port)  # before anything is changed
     for line in prepare(home, database, name):
         tell(line)
     if host not in LOOPBACK:
@@ -250,7 +249,12 @@ def address(host: str, port: int) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def _check_port(host: str, port: int) -> None:
+def check_port(host: str, port: int, option: str = "--port") -> None:
+    """Refuse what cannot be listened on.
+
+    Raises:
+        NotServed: when the port is in use, or the address is not this machine's.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         with socket.socket(family) as probe:
@@ -258,7 +262,9 @@ def _check_port(host: str, port: int) -> None:
             probe.bind((host, port))
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
-            why = f"port {port} of {host} is in use; stop what uses it, or name another with --port"
+            why = (
+                f"port {port} of {host} is in use; stop what uses it, or name another with {option}"
+            )
         else:
             why = (
                 f"{host}:{port} cannot be listened on ({error.strerror}); name another with --host"
@@ -279,12 +285,22 @@ def _auth_settings(database: str) -> str:
     )
 
 
-def _environment(home: Home, database: str) -> dict[str, str]:
+def command(host: str, port: int, workers: int, artifacts: str) -> list[str]:
+    """What starts a server with accounts."""
+    return [sys.executable, "-m", __name__, host, str(port), str(workers), artifacts]
+
+
+def environment(database: str) -> dict[str, str]:
+    """What a server without accounts runs with."""
     kept = {name: value for name, value in os.environ.items() if name not in _NOT_FOR_A_SERVER}
+    return {**kept, **_SETTINGS, "MLFLOW_BACKEND_STORE_URI": database}
+
+
+def secured(home: Home, database: str) -> dict[str, str]:
+    """What a server with accounts runs with, after `prepare`."""
     return {
-        **kept,
-        **_SETTINGS,
-        "MLFLOW_BACKEND_STORE_URI": database,
+        **environment(database),
+        "MLFLOW_BASIC_AUTH_FAIL_CLOSED": "true",  # a route that MLflow forgot to guard is refused
         "MLFLOW_AUTH_CONFIG_PATH": str(home.settings.absolute()),
         "MLFLOW_FLASK_SERVER_SECRET_KEY": home.secret_key.read_text(encoding="utf-8"),
     }

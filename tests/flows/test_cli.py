@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from flows import results
-from flows.cli import DONE, FAULT, GATE, MISUSE, app
+from flows.cli import DONE, FAULT, GATE, MISUSE, UNTOLD, app
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -214,12 +214,35 @@ class TestReport:
 
 class TestRun:
     @pytest.fixture(autouse=True)
-    def without_prefect(self) -> Iterator[None]:
-        """A Prefect API that refuses at once: the flow itself is tested elsewhere."""
+    def without_prefect(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+        """No Prefect is named, and none starts: the flow itself is tested elsewhere."""
+        from prefect.settings import PREFECT_API_URL, temporary_settings
+
+        from flows import prefect_server
+
+        def refuse() -> None:
+            raise prefect_server.NotStarted("there is none")
+
+        monkeypatch.setattr(prefect_server, "serving", refuse)
+        with temporary_settings(restore_defaults={PREFECT_API_URL}):
+            yield
+
+    def test_a_prefect_that_is_named_and_does_not_know(
+        self, project: Path, calls: Callable[[], list[str]]
+    ) -> None:
+        """A server that refuses at once."""
         from prefect.settings import PREFECT_API_URL, temporary_settings
 
         with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}):
-            yield
+            shown = tunetrail("run")
+            assert shown.exit_code == UNTOLD
+            assert "Prefect at http://127.0.0.1:9/api does not know of it" in shown.stderr
+            assert "verdict on dpo: pass" in shown.stdout
+            done = calls()
+            assert tunetrail("run", "ingest").exit_code == UNTOLD
+            assert calls() == done
+            replace(Path("verdict.json"), '"pass"', '"fail"')
+            assert tunetrail("run", "--force").exit_code == GATE
 
     def test_everything_then_the_result(self, project: Path) -> None:
         shown = tunetrail("run")

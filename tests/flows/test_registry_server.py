@@ -447,7 +447,7 @@ def test_a_port_in_use_is_told(tmp_path: Path) -> None:
     assert told.value.exit_code == FAULT
     assert not (tmp_path / "server").exists()
     with pytest.raises(NotServed, match="cannot be listened on"):
-        registry_server._check_port("192.0.2.1", 0)
+        registry_server.check_port("192.0.2.1", 0)
 
 
 def test_a_database_that_is_down_is_told_without_its_password(tmp_path: Path) -> None:
@@ -555,4 +555,4 @@ def test_ctrl_c_ends_it_in_order(tmp_path: Path) -> None:
     server.send_signal(signal.SIGINT)
     assert server.stdout.read() == "The server has stopped.\n"
     assert server.wait(30) == 0
-    registry_server._check_port("127.0.0.1", port)  # nothing of it is left
+    registry_server.check_port("127.0.0.1", port)  # nothing of it is left
