@@ -70,7 +70,8 @@ class Columns:
     answers: list[str]
     prompt_words: Bags
     words: Bags
-    """Of prompt and answer; a class stands there as `field=value`."""
+    """Of prompt and answer; a class stands there as `field=value`, a word of a free answer as
+    `answer:word`."""
     fields: dict[str, list[str]]
     """The classes of the answers by field; empty where answers are free text."""
     languages: list[str]
@@ -83,7 +84,7 @@ class Columns:
 
 @dataclass(frozen=True)
 class Bags:
-    """Which words a row has: pairs of row and word, each once, rows rising."""
+    """Which words a row has: pairs of row and word, each once."""
 
     vocabulary: list[str]
     row: Ints
@@ -132,14 +133,15 @@ def build(before: Side, after: Side, near: NearDuplicates, seed: int) -> Columns
         [f"{name}={column[at]}" for name, column in fields.items()] for at in range(len(rows))
     ]
     if not fields:
-        labels = [duplicates.words(answer) for answer in given]
+        labels = [[f"answer:{word}" for word in duplicates.words(answer)] for answer in given]
+    prompt_words = _bags(texts)
     return Columns(
         records=rows,
         arrived=arrived,
         prompts=prompts,
         answers=given,
-        prompt_words=_bags(texts),
-        words=_bags([[*text, *label] for text, label in zip(texts, labels, strict=True)]),
+        prompt_words=prompt_words,
+        words=_joined(prompt_words, _bags(labels)),
         fields=fields,
         languages=languages.guess_all(texts),
         unit=units(rows, names[kept]),
@@ -174,19 +176,23 @@ def _fields(answer: str) -> Mapping[str, str]:
 
 def _bags(texts: Sequence[Sequence[str]]) -> Bags:
     """A number is told by its digits' count alone: no two references are the same word."""
-    known: dict[str, int] = {}
     seen: dict[str, int] = {}
-    rows, found = [], []
-    for row, text in enumerate(texts):
-        for word in text:
-            if (number := seen.get(word)) is None:
-                number = known.setdefault(_DIGIT.sub("0", word), len(known))
-                seen[word] = number
-            rows.append(row)
-            found.append(number)
-    pairs = np.unique(np.array(rows, np.int64) * max(1, len(known)) + np.array(found, np.int64))
-    of_row, of_word = np.divmod(pairs, max(1, len(known)))
+    number = seen.setdefault
+    codes = np.array([number(word, len(seen)) for text in texts for word in text], np.int64)
+    known: dict[str, int] = {}
+    names = [known.setdefault(_DIGIT.sub("0", word), len(known)) for word in seen]
+    rows = np.repeat(np.arange(len(texts)), [len(text) for text in texts])
+    width = max(1, len(known))
+    pairs = np.unique(rows * width + np.array(names, np.int64)[codes])
+    of_row, of_word = np.divmod(pairs, width)
     return Bags(list(known), of_row, of_word, len(texts))
+
+
+def _joined(left: Bags, right: Bags) -> Bags:
+    """Bags of the same rows, whose words are told apart."""
+    row = np.concatenate([left.row, right.row])
+    word = np.concatenate([left.word, right.word + len(left.vocabulary)])
+    return Bags([*left.vocabulary, *right.vocabulary], row, word, left.rows)
 
 
 def clusters(prompts: Sequence[str], near: NearDuplicates, seed: int) -> Ints:
