@@ -201,7 +201,11 @@ def users(database: str) -> dict[str, str]:
 
 
 def probe(database: str) -> None:
-    """Ask once and soon: MLflow would ask for minutes."""
+    """Ask once and soon: MLflow would ask for minutes.
+
+    Raises:
+        DatabaseProblem: when it does not answer, or its driver is missing.
+    """
     import sqlalchemy
     from sqlalchemy.engine import make_url
 

@@ -55,7 +55,7 @@ class Options:
     prefect_port: int
     mlflow_port: int
     prefect_database: str | None
-    """None for Prefect's own choice."""
+    """None for that of PREFECT_SERVER_DATABASE_CONNECTION_URL, or Prefect's own choice."""
     backend_store: str | None
     """None for the store of this clone, or with accounts that of `tunetrail server`."""
     accounts: bool
@@ -162,9 +162,9 @@ def _prefect(options: Options) -> Service:
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "WARNING",
         "PREFECT_LOGGING_INTERNAL_LEVEL": "WARNING",
     }
-    if options.prefect_database:
-        database = prefect_database(options.prefect_database)
-        environment["PREFECT_SERVER_DATABASE_CONNECTION_URL"] = database
+    variable = "PREFECT_SERVER_DATABASE_CONNECTION_URL"
+    if named := options.prefect_database or os.environ.get(variable):
+        environment[variable] = prefect_database(named)
     command = [sys.executable, "-m", "flows.prefect_server", str(options.prefect_port)]
     log = FOLDER / "prefect.log"
     child = Child("Prefect", [*command, options.host], environment, log, f"{url}/health")

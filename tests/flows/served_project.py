@@ -133,10 +133,11 @@ class Served:
     def client(self) -> Iterator[Any]:
         """Of the Prefect server."""
         from prefect.client.orchestration import get_client
-        from prefect.settings import PREFECT_API_URL, temporary_settings
+        from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 
+        password = self.environment.get("PREFECT_SERVER_API_AUTH_STRING")
         with (
-            temporary_settings({PREFECT_API_URL: self.url}),
+            temporary_settings({PREFECT_API_URL: self.url, PREFECT_API_AUTH_STRING: password}),
             get_client(sync_client=True) as client,
         ):
             yield client

@@ -24,7 +24,7 @@ from flows.registry_server import BadAddress, NotServed, check_port
 from flows.up import Exposed, Options, Service
 from tasks.lineage.stage import FAULT, MISUSE
 
-pytest_plugins = ("registered_project",)
+pytest_plugins = ("registered_project", "postgres")
 
 NAMES = ["drift", "pipeline", "promote", "reproduce", "retrain"]
 
@@ -212,6 +212,26 @@ class TestKilled:
         children = at_work.child("flows.worker").parent().children(recursive=True)
         at_work.process.kill()
         at_work.until(lambda: not any(child.is_running() for child in children), 60)
+
+
+@pytest.mark.slow
+def test_on_postgres_with_a_password(built_project: Path, tmp_path: Path, postgres: str) -> None:
+    import httpx
+
+    made = served_project.make(
+        built_project,
+        tmp_path,
+        PREFECT_SERVER_DATABASE_CONNECTION_URL=postgres,
+        PREFECT_SERVER_API_AUTH_STRING="team:a secret of us",
+    )
+    made.up()
+    refused = httpx.post(f"{made.url}/work_pools/filter", json={})
+    assert refused.status_code == httpx.codes.UNAUTHORIZED
+    run = made.run("pipeline/pipeline")
+    assert made.wait(run).type.value == "COMPLETED"
+    assert made.down() == 0
+    assert not (made.home / ".prefect" / "prefect.db").exists()
+    assert "secret" not in "".join([*made.said, *made.logs()])
 
 
 @pytest.fixture
