@@ -294,7 +294,7 @@ def retrain(
         bool, typer.Option("--now", help="Pass over cooldown and budget of params.yaml.")
     ] = False,
 ) -> None:
-    """Retrain on what a drift check found; the candidate waits for reviewers."""
+    """Retrain on what a drift check found; nothing is promoted."""
     from flows import retraining
 
     with _told(f"run `tunetrail retrain {check}` again when it is back"):

@@ -40,7 +40,7 @@ class TestHelp:
         assert shown.exit_code == DONE
         for command in (
             "run", "report", "rejects", "check", "use", "sync", "key", "verify", "reproduce", "promote",
-            "rollback", "audit", "lineage", "doctor", "gc", "server", "judge", "review",
+            "rollback", "audit", "lineage", "doctor", "gc", "server", "judge", "review", "retrain",
         ):  # fmt: skip
             assert f"\n  {command} " in shown.output
         assert "0 done, 1 a gate said no, 2 bad input, 3 a fault" in " ".join(shown.output.split())

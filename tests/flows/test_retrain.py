@@ -18,12 +18,21 @@ import pytest
 from ruamel.yaml import YAML
 from typer.testing import CliRunner
 
-from flows import drift_checks, events, pipeline, retraining, retraining_policy, retraining_tree
+from flows import (
+    drift_checks,
+    dvc_storage,
+    events,
+    pipeline,
+    retraining,
+    retraining_policy,
+    retraining_tree,
+)
 from flows import reproduce as reproduction
+from flows.clean_tree import CleanTree
 from flows.cli import TOLERANCE, app
 from flows.dvc_dag import StageFailed
 from flows.retraining_tree import Changed
-from tasks.lineage import champion, store
+from tasks.lineage import champion, hashes, store
 from tasks.lineage.stage import FAULT, GATE, MISUSE, StageError
 from tasks.params import load
 
@@ -60,13 +69,30 @@ def data_versions(project: Project) -> list[str]:
     return [path.name for path in project.folder.iterdir() if path.is_dir()]
 
 
+def kill(project: Project, check: str, held: Path, reached: Callable[[], bool]) -> None:
+    """Begin a retraining, which waits in `evaluate`, and kill it when it has come so far."""
+    from retraining_project import start
+
+    held.touch()
+    process = start(project, check, HELD_UP=str(held))
+    while not reached():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    held.unlink()
+    assert project.versions() == ["1"]
+    assert [entry["event"] for entry in journal(project)] == ["begun"]
+
+
 class TestTheLoop:
-    def test_a_candidate_waits_and_the_next_is_skipped(
+    def test_killed_twice_it_ends_in_a_candidate_and_the_next_is_skipped(
         self,
         drifted: Project,
         prefect_api: None,
         told: list[tuple[str, dict[str, Any]]],
         capsys: pytest.CaptureFixture[str],
+        tmp_path: Path,
     ) -> None:
         from flows.retrain import retrain
 
@@ -75,6 +101,12 @@ class TestTheLoop:
             file.write("# not committed\n")
         champion = drifted.identity()
         check = drifted.arrive(rows(10))
+        folder = drifted.folder / drift_checks.read(check).data[:12]
+        partial = folder / ".tree.partial" / "data" / "raw" / "arrived"
+        kill(drifted, check, tmp_path / "held", partial.exists)
+        trained = folder / "tree" / "models" / "records" / "sft.json"
+        kill(drifted, check, tmp_path / "held", trained.exists)
+        commit = drifted.git("-C", str(folder / "tree"), "rev-parse", "HEAD")
         state = retrain(check, return_state=True)
 
         assert state.name == "Completed"
@@ -82,8 +114,8 @@ class TestTheLoop:
             "shipments-candidates@2 did NOT pass its gates and waits for a reviewer; nothing was "
             "promoted"
         )
-        said = capsys.readouterr().err
-        assert "made of the last commit, without what is not in it: tasks/sft.py" in said
+        assert "goes on with check" in capsys.readouterr().err
+        assert drifted.git("rev-parse", f"retraining/{folder.name}~1") == commit
         self.check_version(drifted, check, champion)
         self.check_branch(drifted, champion, before)
         self.check_prefect()
@@ -157,49 +189,29 @@ class TestTheLoop:
         assert "New rows: 23.8% of all" in page.data
 
 
-@pytest.mark.parametrize("kills", [2, pytest.param(12, marks=pytest.mark.slow)])
-def test_killed_anywhere_it_goes_on(
-    drifted: Project, kills: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.slow
+def test_killed_anywhere_the_hashes_are_those_of_a_rebuild(
+    drifted: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """First while the tree is made, then in a stage, then, in the long form, ever a little later.
-    What comes out is what a rebuild without any cache makes, from the project alone."""
+    """Killed ever a little later. What comes out is what a rebuild without any cache makes, from the
+    project alone."""
     from retraining_project import start
 
     check = drifted.arrive(rows(10))
-    data = json.loads((drifted.root / f".tunetrail/drift/{check}/drift.json").read_text())["data"]
-    folder = drifted.folder / data["id"][:12]
-    held = tmp_path / "held"
-    held.touch()
-    moments: list[Callable[[], bool]] = [
-        (folder / ".tree.partial" / "data" / "raw" / "arrived").exists,
-        (folder / "tree" / "models" / "sft.metrics.json").exists,
-    ]
-    seconds = iter(range(kills))
-    for number in range(kills):
-        process = start(drifted, check, HELD_UP=str(held))
-        until = time.monotonic() + next(seconds)
-        reached = moments[number] if number < len(moments) else lambda t=until: time.monotonic() > t
-        while not reached():
-            assert process.poll() is None, process.communicate()
-            time.sleep(0.02)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        assert drifted.versions() == ["1"]
-        assert [entry["event"] for entry in journal(drifted)] == ["begun"]
-    commit = drifted.git("-C", str(folder / "tree"), "rev-parse", "refs/tunetrail/made")
-    held.unlink()
-
+    data = drift_checks.read(check).data[:12]
+    kill(drifted, check, tmp_path / "held", (drifted.folder / "journal.jsonl").exists)
+    for seconds in range(2, 26, 2):
+        until = time.monotonic() + seconds
+        kill(drifted, check, tmp_path / "held", lambda until=until: time.monotonic() > until)
     process = start(drifted, check)
     said, _ = process.communicate()
     assert process.returncode == 0, said
-    assert "goes on with check" in said
     assert "shipments-candidates@2 did NOT pass its gates" in said
     assert drifted.versions() == ["1", "2"]
     assert [entry["event"] for entry in journal(drifted)] == ["begun", "ended"]
-    assert data_versions(drifted) == [data["id"][:12]]
-    assert drifted.git("rev-parse", f"retraining/{data['id'][:12]}~1") == commit
+    assert data_versions(drifted) == [data]
 
-    shutil.rmtree(folder)
+    shutil.rmtree(drifted.folder / data)
     shutil.rmtree(".dvc/cache")  # the new data then comes from the remote
     monkeypatch.setattr(champion, "hand_over", lambda *_: None)  # this one has no weights
     done = reproduction.reproduce(
@@ -251,6 +263,18 @@ class TestWhatStopsIt:
         check = drifted.arrive(rows(10), fired=False)
         assert "found no drift; --now" in retraining.retrain(check, now=False).why
 
+    def test_what_is_not_committed_has_no_part_in_it(
+        self, drifted: Project, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        with Path("tasks/sft.py").open("a") as file:
+            file.write("# not committed\n")
+        with pytest.raises(AssertionError, match="a stage was to run"):
+            retraining.retrain(drifted.arrive(rows(10)), now=True)
+        said = capsys.readouterr().err
+        assert "made of the last commit, without what is not in it: tasks/sft.py\n" in said
+        (made,) = drifted.folder.glob("*/tree/tasks/sft.py")
+        assert "not committed" not in made.read_text()
+
     def test_clean_when_asked_for(self, drifted: Project) -> None:
         text = Path("params.yaml").read_text()
         Path("params.yaml").write_text(text.replace("require_clean: false", "require_clean: true"))
@@ -301,6 +325,30 @@ class TestWhatStopsIt:
 
 
 class TestTheTree:
+    def test_a_rebuild_has_the_data_that_git_does_not_hold(
+        self, drifted: Project, tmp_path: Path
+    ) -> None:
+        check = drift_checks.read(drifted.arrive(rows(10)))
+        tree = retraining_tree.prepare(check, 0.3, go_on=False)
+        (tree.root / "models" / "verdict.json").write_text("{}\n")
+        retraining_tree.keep_results(tree, "what it made")
+        assert retraining_tree.push_data(tree) is None
+        read = hashes.dvc_md5(tree.root / "data" / "raw")
+        shutil.rmtree(drifted.folder)
+        shutil.rmtree(".dvc/cache")
+        rebuilt = CleanTree.at(f"{tree.branch}~1", b"", tmp_path / "rebuilt")
+        file = f"data/raw/arrived/{check.data[:12]}/new.jsonl"
+        assert list(rebuilt.tracked()) == [file]
+        where = dvc_storage.storage()
+        assert rebuilt.bring({"data/raw": read}, where) == []
+        assert rebuilt.md5("data/raw") == read
+        (rebuilt.root / file).unlink()
+        drifted.remote.rename(tmp_path / "gone")
+        with pytest.raises(
+            StageError, match=r"new.jsonl \(.*\) is neither in git nor, undamaged, in"
+        ):
+            rebuilt.bring({"data/raw": read}, where)
+
     def test_raw_data_that_dvc_tracks_as_a_whole(self, drifted: Project) -> None:
         drifted.git("rm", "-r", "--quiet", "--cached", "data/raw")
         from registered_project import dvc
@@ -389,8 +437,6 @@ def test_params_stay_as_they_are_but_for_what_is_new(tmp_path: Path) -> None:
 def test_a_url_is_checked_by_its_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("there.jsonl").write_text(rows(3))
-    from tasks.lineage import hashes
-
     digest = hashes.sha256(Path("there.jsonl"))
     url = f"file://{tmp_path}/there.jsonl"
     arrival = drift_checks.Arrival(url, "shipments.jsonl", digest, 3)
