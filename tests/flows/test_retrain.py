@@ -336,7 +336,8 @@ class TestTheTree:
         read = hashes.dvc_md5(tree.root / "data" / "raw")
         shutil.rmtree(drifted.folder)
         shutil.rmtree(".dvc/cache")
-        rebuilt = CleanTree.at(f"{tree.branch}~1", b"", tmp_path / "rebuilt")
+        commit = drifted.git("rev-parse", f"{tree.branch}~1")
+        rebuilt = CleanTree.at(commit, b"", tmp_path / "rebuilt")
         file = f"data/raw/arrived/{check.data[:12]}/new.jsonl"
         assert list(rebuilt.tracked()) == [file]
         where = dvc_storage.storage()
