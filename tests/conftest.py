@@ -24,6 +24,7 @@ LONGEST = (
     "tests/flows/test_registry_server.py",
     "tests/flows/test_pipeline.py",
     "tests/flows/test_kills.py",
+    "tests/tasks/training/test_kills_of_training.py",
     "tests/tasks/lineage/test_tampering.py",
     "tests/tasks/lineage/test_promotion.py",
 )
