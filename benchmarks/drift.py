@@ -48,7 +48,7 @@ POWER_SIZES, RUNS, QUICK_RUNS = (300, 1000), 60, 10
 SHIFTS = ("category", "vocabulary", "labels")
 TRAINED_ROWS = 1000
 LARGE = 10_000
-ROUNDS = 3
+ROUNDS = 5
 REJECTED = 0.03
 """Share of rows that are rejected on either side, drawn."""
 MOST_ALARMS, LEAST_POWER, MOST_SECONDS = 0.01, 0.95, 10.0
