@@ -206,7 +206,7 @@ def served(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     made = Served(root, home, free_port(), free_port(), author)
     made.up()
     yield made
-    made.down()
+    assert made.down() == 0
 
 
 def _make(root: Path, model: Path) -> None:
@@ -215,8 +215,7 @@ def _make(root: Path, model: Path) -> None:
     from tasks.model import chat
 
     for room in ("tasks", "flows"):
-        ignored = shutil.ignore_patterns("__pycache__")
-        shutil.copytree(REPOSITORY / room, root / room, ignore=ignored)
+        shutil.copytree(REPOSITORY / room, root / room)
     for name, code in STAGES.items():
         (root / "tasks" / f"{name}.py").write_text(code + MAIN)
     courier = root / "tasks" / "lineage" / "courier.py"  # register delivers the runs of all stages
