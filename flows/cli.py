@@ -584,8 +584,8 @@ def up(
             backend_store or os.environ.get("MLFLOW_BACKEND_STORE_URI"),
             accounts,
         )
-        notify = getattr(getattr(params, "retraining", None), "notify", None)
-        serving.up(options, params.register_.name, notify, lambda line: print(line, flush=True))
+        model, notify = params.register_.name, params.retraining.notify
+        serving.up(options, model, notify, lambda line: print(line, flush=True))
 
 
 server_app = typer.Typer(help="Serve a team's MLflow, with accounts and roles.")

@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 LONGEST = (
     "tests/test_end_to_end.py",
+    "tests/flows/test_drift_loop.py",
     "tests/flows/test_up.py",
     "tests/flows/test_reproduce.py",
     "tests/flows/test_retrain.py",

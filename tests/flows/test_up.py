@@ -76,6 +76,7 @@ class TestServed:
         provenance = client.download_artifacts(version.run_id, "provenance.json")
         assert Path(provenance).is_file()
 
+    @pytest.mark.slow  # test_drift_loop shows the same with the flows themselves
     def test_drift_sets_off_a_retraining_of_that_check(self, served: Served) -> None:
         from prefect.events import Event
 
