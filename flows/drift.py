@@ -122,6 +122,7 @@ def check(params: Params, against: str | None = None) -> Check:
 
 def _check(params: Params, against: str | None) -> Check:
     _refuse_unlike(params)
+    _clear()
     client = store.connect()
     recorded = _recorded(client, params, against)
     where = dvc_storage.storage()
@@ -143,6 +144,14 @@ def _check(params: Params, against: str | None) -> Check:
     if not reading.files:
         return Check("nothing", f"no new file in {INCOMING} can be read", left_out)
     return _compared(client, recorded, params, reading, left_out, asked, where)
+
+
+def _clear() -> None:
+    """Remove what a check that was killed left: rows as they came, or a check that is not in place.
+    Nobody else is at it while we hold the lock."""
+    for pattern in (".reading-*", ".*.partial"):
+        for left in CHECKS.glob(pattern):
+            whole.remove(left)
 
 
 def _refuse_unlike(params: Params) -> None:

@@ -280,7 +280,13 @@ class TestCheck:
             with pytest.raises(KeyboardInterrupt):
                 check()
         assert checks() == []
-        assert check().decision == "none"
+        folder = Path(".tunetrail/drift")
+        for left in (".reading-1/rows.jsonl", ".20261122T134501Z-01234567.partial/drift.json"):
+            (folder / left).parent.mkdir(parents=True)
+            (folder / left).write_text("as it came, personal data and all")
+        done = check()
+        assert done.decision == "none"
+        assert [path.name for path in folder.iterdir()] == [done.name]
 
     def test_too_few_rows_wait_for_more(self, project: Path) -> None:
         arrive("category", rows=120)
