@@ -21,7 +21,7 @@ from flows.dvc_dag import StageFailed
 from flows.results import Results
 from flows.retraining_policy import Busy, Entry, Journal
 from flows.retraining_tree import Changed, Tree
-from tasks.evaluation import conclusions
+from tasks.evaluation import conclusions, markdown
 from tasks.lineage import audit, courier, evidence, git, provenance, store, submission
 from tasks.lineage.stage import FAULT, GATE, MISUSE, StageError
 from tasks.params import Params, load
@@ -95,15 +95,15 @@ class Retraining:
 
     def markdown(self) -> str:
         """The same for Prefect's page of the run."""
-        lines = [f"## {self.headline()}", ""]
+        lines = [f"## {markdown.escape(self.headline())}", ""]
         if self.outcome == "candidate":
             assert self.share is not None
             lines += [
-                f"Why: {self.why}",
+                f"Why: {markdown.escape(self.why)}",
                 "",
                 f"New rows: {self.share:.1%} of all. Compared with {self.champion}.",
                 "",
-                *(f"- {gate}" for gate in self.gates),
+                *(f"- {markdown.escape(gate)}" for gate in self.gates),
                 "",
                 self.against_champion or "It was not compared with the champion.",
                 "",

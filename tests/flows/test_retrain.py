@@ -387,6 +387,17 @@ class TestWhatStopsIt:
         assert "is not of the form that a check writes" in done.output
 
 
+def test_what_rows_say_is_no_markup() -> None:
+    why = "'![x](http://example.com/?) <img src=x>' is new"
+    done = retraining.Retraining(
+        "c", "candidate", why, 0, candidate="s@1", share=0.1, gates=["`<b>`"]
+    )
+    page = done.markdown()
+    assert "<img" not in page
+    assert "![x]" not in page
+    assert "<b>" not in page
+
+
 class TestTheTree:
     def test_a_rebuild_has_the_data_that_git_does_not_hold(
         self, drifted: Project, tmp_path: Path
@@ -452,6 +463,33 @@ class TestTheTree:
         book.add(retraining_policy.Entry("begun", at, "killed", old))
         retraining_tree.tidy(keep=[new, *book.open()])
         assert sorted(data_versions(drifted)) == [old[:12], new[:12]]
+
+    @pytest.mark.parametrize("name", ["week[45].jsonl", "a!b #1.jsonl", "ü/week 45.jsonl"])
+    def test_odd_names(self, drifted: Project, name: str) -> None:
+        check = drift_checks.read(drifted.arrive(rows(10), name))
+        tree = retraining_tree.prepare(check, 0.3, go_on=False)
+        file = load(tree.root / "params.yaml").ingest.sources[-1].file
+        plain = re.sub(r"[][!#]", "_", name)
+        assert file == f"arrived/{check.data[:12]}/{plain}"
+        assert (tree.root / "data" / "raw" / file).read_text() == rows(10)
+        assert tree.share == pytest.approx(10 / 42, abs=1e-6)
+
+    def test_a_glob_that_has_the_arrivals_already(self, drifted: Project) -> None:
+        text = Path("params.yaml").read_text()
+        text = text.replace("- file: shipments.jsonl", '- file: "**/[ns]*.jsonl"')
+        text = text.replace("like: shipments.jsonl", 'like: "**/[ns]*.jsonl"')
+        Path("params.yaml").write_text(text)
+        drifted.git("commit", "--quiet", "--all", "--message", "a glob")
+        name = drifted.arrive(rows(10))
+        document = Path(f".tunetrail/drift/{name}/drift.json")
+        said = document.read_text().replace('"shipments.jsonl"', '"**/[ns]*.jsonl"')
+        document.write_text(said)
+        check = drift_checks.read(name)
+        tree = retraining_tree.prepare(check, 0.3, go_on=False)
+        params = load(tree.root / "params.yaml")
+        assert len(params.ingest.sources) == len(load(Path("params.yaml")).ingest.sources)
+        assert params.format.split.by_source == {f"arrived/{check.data[:12]}/new.jsonl": 0.3}
+        assert tree.share == pytest.approx(10 / 42, abs=1e-6)
 
     def test_a_push_that_fails_is_a_warning(self, drifted: Project) -> None:
         check = drift_checks.read(drifted.arrive(rows(10)))
