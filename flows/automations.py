@@ -21,6 +21,7 @@ from prefect.client.schemas.objects import StateType
 from prefect.exceptions import ObjectNotFound
 
 from flows import events
+from flows.pipeline import TAG
 from tasks.lineage.stage import StageError
 
 if TYPE_CHECKING:
@@ -57,6 +58,10 @@ _TOLD = {
     ),
 }
 """Per event the automation's name, and subject and body of what is sent."""
+
+
+_OURS = {"prefect.resource.id": f"prefect.tag.{TAG}", "prefect.resource.role": "tag"}
+"""What Prefect says beside each event of a flow run with the tag."""
 
 
 class NoBlock(StageError):
@@ -117,8 +122,8 @@ def apply(
 
 
 def await_signs_of_life(client: SyncPrefectClient) -> int:
-    """Have each flow run that is called running, or about to, show a sign of life or be marked as
-    crashed: of what was killed together with the server, or before its first heartbeat, none waits.
+    """Have each flow run of ours that is called running, or about to, show a sign of life or be marked
+    as crashed: of what was killed together with the server, or before its first heartbeat, none waits.
     Until then it would keep its place in a queue.
 
     Returns:
@@ -128,16 +133,21 @@ def await_signs_of_life(client: SyncPrefectClient) -> int:
         FlowRunFilter,
         FlowRunFilterState,
         FlowRunFilterStateType,
+        FlowRunFilterTags,
     )
-    from prefect.events import Event, Resource
+    from prefect.events import Event, RelatedResource, Resource
 
     unfinished = [StateType.PENDING, StateType.RUNNING, StateType.CANCELLING]
-    only = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=unfinished)))
+    only = FlowRunFilter(
+        state=FlowRunFilterState(type=FlowRunFilterStateType(any_=unfinished)),
+        tags=FlowRunFilterTags(all_=[TAG]),
+    )
     runs = client.read_flow_runs(flow_run_filter=only)
     heard = [
         Event(
             event=HEARTBEAT,
             resource=Resource({"prefect.resource.id": f"prefect.flow-run.{run.id}"}),
+            related=[RelatedResource(_OURS)],
         )
         for run in runs
     ]
@@ -196,6 +206,7 @@ def _crashed() -> AutomationCore:
             after={HEARTBEAT},
             expect={HEARTBEAT, *ended},
             match={"prefect.resource.id": "prefect.flow-run.*"},
+            match_related=_OURS,  # those of others have another pulse, Prefect's own is 180 seconds
             for_each={"prefect.resource.id"},
             posture=Posture.Proactive,
             threshold=1,
