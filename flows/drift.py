@@ -321,13 +321,18 @@ def _compared(
     found = comparison.compare(
         sides, params.drift, params.format.near_duplicates, params.compute.seed
     )
-    measured = [
-        one
+    asked_of = {
+        like: after
         for like, (_, after) in sides.items()
         if kinds[like] == "chat"
         and params.drift.quality.rows
         and len(after.records) >= params.drift.min_rows
-        and (one := _quality(client, recorded, like, after, params, where)) is not None
+    }
+    measured = [
+        one
+        for like, after in asked_of.items()
+        if (one := _quality(client, recorded, like, after, params, where, len(asked_of)))
+        is not None
     ]
     document = _document(recorded, params, reading, left_out, found, measured, asked)
     return _kept(client, params, document, found, measured, left_out)
@@ -340,6 +345,7 @@ def _quality(
     after: Side,
     params: Params,
     where: dvc_storage.Storage,
+    sources: int,
 ) -> Quality | None:
     evaluated = recorded.stages.get("evaluate")
     if evaluated is None:
@@ -363,6 +369,7 @@ def _quality(
             params.drift,
             params.compute.threads,
             params.compute.seed,
+            sources,
         )
 
 
