@@ -20,14 +20,12 @@ from prefect.automations import (
 from prefect.client.schemas.objects import StateType
 from prefect.exceptions import ObjectNotFound
 
+from flows import events
+from flows.pipeline import TAG
 from tasks.lineage.stage import StageError
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
-
-DRIFT = "tunetrail.drift.found"
-SKIPPED = "tunetrail.retraining.skipped"
-CANDIDATE = "tunetrail.candidate.waits"
 
 HEARTBEAT = "prefect.flow-run.heartbeat"
 SILENCE_SECONDS = 90
@@ -37,17 +35,22 @@ RETRAIN = "retrain on drift"
 CRASHED = "crashed without a heartbeat"
 
 _TOLD = {
-    DRIFT: (
+    events.DRIFT_FOUND: (
         "tell of drift",
         "{{ event.resource.name }}: what arrives has drifted",
         "{{ event.payload.reason }}\n\nCheck {{ event.payload.check }}",
     ),
-    SKIPPED: (
+    events.RETRAINING_SKIPPED: (
         "tell of a skipped retraining",
         "{{ event.resource.name }}: drift, and no retraining",
         "{{ event.payload.reason }}\n\nCheck {{ event.payload.check }}",
     ),
-    CANDIDATE: (
+    events.RETRAINING_FAILED: (
+        "tell of a retraining that failed",
+        "{{ event.resource.name }}: the retraining failed",
+        "{{ event.payload.reason }}\n\nCheck {{ event.payload.check }}",
+    ),
+    events.CANDIDATE_WAITS: (
         "tell of a candidate that waits",
         "{{ event.payload.candidate }} waits for reviewers",
         "Verdict: {{ event.payload.verdict }}\n\n{{ event.payload.reason }}\n\n"
@@ -55,6 +58,10 @@ _TOLD = {
     ),
 }
 """Per event the automation's name, and subject and body of what is sent."""
+
+
+_OURS = {"prefect.resource.id": f"prefect.tag.{TAG}", "prefect.resource.role": "tag"}
+"""What Prefect says beside each event of a flow run with the tag."""
 
 
 class NoBlock(StageError):
@@ -115,8 +122,8 @@ def apply(
 
 
 def await_signs_of_life(client: SyncPrefectClient) -> int:
-    """Have each flow run that is called running, or about to, show a sign of life or be marked as
-    crashed: of what was killed together with the server, or before its first heartbeat, none waits.
+    """Have each flow run of ours that is called running, or about to, show a sign of life or be marked
+    as crashed: of what was killed together with the server, or before its first heartbeat, none waits.
     Until then it would keep its place in a queue.
 
     Returns:
@@ -126,16 +133,21 @@ def await_signs_of_life(client: SyncPrefectClient) -> int:
         FlowRunFilter,
         FlowRunFilterState,
         FlowRunFilterStateType,
+        FlowRunFilterTags,
     )
-    from prefect.events import Event, Resource
+    from prefect.events import Event, RelatedResource, Resource
 
     unfinished = [StateType.PENDING, StateType.RUNNING, StateType.CANCELLING]
-    only = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=unfinished)))
+    only = FlowRunFilter(
+        state=FlowRunFilterState(type=FlowRunFilterStateType(any_=unfinished)),
+        tags=FlowRunFilterTags(all_=[TAG]),
+    )
     runs = client.read_flow_runs(flow_run_filter=only)
     heard = [
         Event(
             event=HEARTBEAT,
             resource=Resource({"prefect.resource.id": f"prefect.flow-run.{run.id}"}),
+            related=[RelatedResource(_OURS)],
         )
         for run in runs
     ]
@@ -171,7 +183,9 @@ def _retrain(model: str, deployment: UUID) -> AutomationCore:
     return AutomationCore(
         name=RETRAIN,
         description="Drift was found: make a candidate from what arrived. Nothing is promoted.",
-        trigger=EventTrigger(expect={DRIFT}, match=_of(model), posture=Posture.Reactive),
+        trigger=EventTrigger(
+            expect={events.DRIFT_FOUND}, match=_of(model), posture=Posture.Reactive
+        ),
         actions=[
             RunDeployment(
                 source="selected",
@@ -192,6 +206,7 @@ def _crashed() -> AutomationCore:
             after={HEARTBEAT},
             expect={HEARTBEAT, *ended},
             match={"prefect.resource.id": "prefect.flow-run.*"},
+            match_related=_OURS,  # those of others have another pulse, Prefect's own is 180 seconds
             for_each={"prefect.resource.id"},
             posture=Posture.Proactive,
             threshold=1,
@@ -213,6 +228,10 @@ def _tell(model: str, event: str, block: UUID) -> AutomationCore:
     return AutomationCore(
         name=name,
         description=f"Sends what {event} says",
-        trigger=EventTrigger(expect={event}, match=_of(model), posture=Posture.Reactive),
+        trigger=EventTrigger(
+            expect={event},
+            match=_of(model) | {events.TOLD: events.FIRST},
+            posture=Posture.Reactive,
+        ),
         actions=[SendNotification(block_document_id=block, subject=subject, body=body)],
     )

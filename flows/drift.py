@@ -23,7 +23,7 @@ from prefect.client.schemas import State
 from prefect.states import Completed
 from ruamel.yaml import YAML
 
-from flows import dvc_storage, reproduce
+from flows import dvc_storage, events, reproduce
 from flows.reproduce import Recorded
 from tasks.drift import arrivals, comparison, learned, quality, report
 from tasks.drift.arrivals import Arrival, Reading
@@ -45,7 +45,6 @@ CHECKS = STATE / "drift"
 DOCUMENT, REPORT = "drift.json", "report.html"
 LEARNED = STATE / "learned"
 """Outputs of the stages that made champions, by their md5."""
-FOUND = "tunetrail.drift.found"
 SCHEMA = 1
 
 Decision = Literal["drift", "none", "too_few", "nothing"]
@@ -123,6 +122,7 @@ def check(params: Params, against: str | None = None) -> Check:
 
 def _check(params: Params, against: str | None) -> Check:
     _refuse_unlike(params)
+    _clear()
     client = store.connect()
     recorded = _recorded(client, params, against)
     where = dvc_storage.storage()
@@ -144,6 +144,14 @@ def _check(params: Params, against: str | None) -> Check:
     if not reading.files:
         return Check("nothing", f"no new file in {INCOMING} can be read", left_out)
     return _compared(client, recorded, params, reading, left_out, asked, where)
+
+
+def _clear() -> None:
+    """Remove what a check that was killed left: rows as they came, or a check that is not in place.
+    Nobody else is at it while we hold the lock."""
+    for pattern in (".reading-*", ".*.partial"):
+        for left in CHECKS.glob(pattern):
+            whole.remove(left)
 
 
 def _refuse_unlike(params: Params) -> None:
@@ -313,13 +321,18 @@ def _compared(
     found = comparison.compare(
         sides, params.drift, params.format.near_duplicates, params.compute.seed
     )
-    measured = [
-        one
+    asked_of = {
+        like: after
         for like, (_, after) in sides.items()
         if kinds[like] == "chat"
         and params.drift.quality.rows
         and len(after.records) >= params.drift.min_rows
-        and (one := _quality(client, recorded, like, after, params, where)) is not None
+    }
+    measured = [
+        one
+        for like, after in asked_of.items()
+        if (one := _quality(client, recorded, like, after, params, where, len(asked_of)))
+        is not None
     ]
     document = _document(recorded, params, reading, left_out, found, measured, asked)
     return _kept(client, params, document, found, measured, left_out)
@@ -332,6 +345,7 @@ def _quality(
     after: Side,
     params: Params,
     where: dvc_storage.Storage,
+    sources: int,
 ) -> Quality | None:
     evaluated = recorded.stages.get("evaluate")
     if evaluated is None:
@@ -355,6 +369,7 @@ def _quality(
             params.drift,
             params.compute.threads,
             params.compute.seed,
+            sources,
         )
 
 
@@ -502,11 +517,8 @@ def _emit(done: Check, name: str) -> None:
 
     assert done.document is not None
     emit_event(
-        FOUND,
-        resource={
-            "prefect.resource.id": f"tunetrail.model.{name}",
-            "prefect.resource.name": name,
-        },
+        events.DRIFT_FOUND,
+        resource=events.resource(name, done.known),
         payload={
             "check": done.name,
             "data": done.document["data"]["id"],

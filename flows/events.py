@@ -1,4 +1,4 @@
-"""What drift and retraining tell Prefect, and whoever is to be told."""
+"""What drift and retraining tell Prefect. Whoever is to be told of it is told by an automation."""
 
 from __future__ import annotations
 
@@ -15,33 +15,33 @@ RETRAINING_SKIPPED = "tunetrail.retraining.skipped"
 RETRAINING_FAILED = "tunetrail.retraining.failed"
 CANDIDATE_WAITS = "tunetrail.candidate.waits"
 
+TOLD = "tunetrail.told"
+FIRST, AGAIN = "first", "again"
+"""The label TOLD of an event's resource: a check that is made every hour says the same every hour,
+which must set off what it sets off, and is news to people once."""
 
-def tell(event: str, model: str, payload: Mapping[str, Any], notify: str | None) -> None:
-    """Emit an event of a model, where a Prefect API is configured, and notify whom params.yaml names.
 
-    Neither ends a run that has done its work: what cannot be told is said on the console.
+def resource(model: str, again: bool) -> dict[str, str]:
+    """What an event is about.
 
     Args:
         model: `register.name`.
-        notify: a notification block, as slack-webhook/team.
+    """
+    return {
+        "prefect.resource.id": f"tunetrail.model.{model}",
+        "prefect.resource.name": model,
+        TOLD: AGAIN if again else FIRST,
+    }
+
+
+def tell(event: str, model: str, payload: Mapping[str, Any], again: bool) -> None:
+    """Emit an event of a model, where a Prefect API is configured.
+
+    It does not end a run that has done its work: what cannot be told is said on the console.
     """
     if not PREFECT_API_URL.value():
         return
-    resource = {"prefect.resource.id": f"tunetrail.model.{model}", "prefect.resource.name": model}
     try:
-        emit_event(event, resource, payload=dict(payload))
-        if notify:
-            _block(notify).notify(_body(payload), subject=f"{model}: {event}")
-    except Exception as error:  # of Prefect, or of whoever is to be notified
-        say("prefect", f"{event} is not told ({error}); see that the server and {notify} answer")
-
-
-def _block(name: str) -> Any:
-    """A notification block. Called without an event loop, its `notify` returns when it is done."""
-    from prefect.blocks.core import Block
-
-    return Block.load(name)
-
-
-def _body(payload: Mapping[str, Any]) -> str:
-    return "\n".join(f"{key}: {value}" for key, value in payload.items())
+        emit_event(event, resource(model, again), payload=dict(payload))
+    except Exception as error:
+        say("prefect", f"{event} is not told ({error}); see that the server answers")

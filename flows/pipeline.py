@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from typing import Any
 
-from prefect import flow, task
+from prefect import flow, tags, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import get_client
 from prefect.client.schemas import State
@@ -25,6 +25,9 @@ from prefect.states import Completed
 from flows import dvc_dag, prefect_server, results
 from flows.dvc_dag import Outcome, Stage, StageFailed
 from tasks.lineage.stage import FAULT
+
+TAG = "tunetrail"
+"""Of each flow run of ours, as prefect.yaml has it: a server can serve others, too."""
 
 RETRY_DELAY_SECONDS = 5.0
 HAND_OVER_SECONDS = 5.0
@@ -87,7 +90,7 @@ def run(target: str | None, force: bool) -> Walk:
     walk = Walk(target, force)
     lent = _walk_of_run.set(walk)
     try:
-        with _prefect_api():
+        with _prefect_api(), tags(TAG):
             pipeline(target, force)
     except Exception as error:
         if walk.failure is not None:

@@ -21,8 +21,8 @@ from flows.dvc_dag import StageFailed
 from flows.results import Results
 from flows.retraining_policy import Busy, Entry, Journal
 from flows.retraining_tree import Changed, Tree
-from tasks.evaluation import conclusions
-from tasks.lineage import courier, evidence, git, provenance, store, submission
+from tasks.evaluation import conclusions, markdown
+from tasks.lineage import audit, courier, evidence, git, provenance, store, submission
 from tasks.lineage.stage import FAULT, GATE, MISUSE, StageError
 from tasks.params import Params, load
 
@@ -95,15 +95,15 @@ class Retraining:
 
     def markdown(self) -> str:
         """The same for Prefect's page of the run."""
-        lines = [f"## {self.headline()}", ""]
+        lines = [f"## {markdown.escape(self.headline())}", ""]
         if self.outcome == "candidate":
             assert self.share is not None
             lines += [
-                f"Why: {self.why}",
+                f"Why: {markdown.escape(self.why)}",
                 "",
                 f"New rows: {self.share:.1%} of all. Compared with {self.champion}.",
                 "",
-                *(f"- {gate}" for gate in self.gates),
+                *(f"- {markdown.escape(gate)}" for gate in self.gates),
                 "",
                 self.against_champion or "It was not compared with the champion.",
                 "",
@@ -146,6 +146,14 @@ def _retrain(check: Check, params: Params, now: bool, clock: Callable[[], dateti
     for line in journal.settle(clock()):
         pipeline.say("retrain", line)
     begun = journal.unfinished(check.data)
+    if begun and begun.check != check.name:
+        try:
+            check = drift_checks.read(
+                begun.check
+            )  # of which the tree is made: its champion, its why
+        except StageError as error:
+            journal.add(Entry("ended", clock(), begun.check, begun.data, why=str(error)))
+            begun = None
     changed = git.changed([*submission.written(), str(retraining_tree.INCOMING)])
     if begun is None:
         reason = _objection(check, params, journal, now, clock())
@@ -153,8 +161,10 @@ def _retrain(check: Check, params: Params, now: bool, clock: Callable[[], dateti
         if reason is None and changed and params.register_.require_clean:
             reason = f"register.require_clean, and not committed: {', '.join(changed[:5])}"
         if reason is not None:
-            journal.add(Entry("skipped", clock(), check.name, check.data, why=reason))
-            return _skipped(check, params, reason)
+            again = journal.says(check.name, reason)
+            if not again:
+                journal.add(Entry("skipped", clock(), check.name, check.data, why=reason))
+            return _skipped(check, params, reason, again)
         if changed:
             named = ", ".join(changed[:5]) + (", ..." if len(changed) > 5 else "")
             pipeline.say("retrain", f"made of the last commit, without what is not in it: {named}")
@@ -173,11 +183,23 @@ def _objection(
     """Why this retraining may not begin."""
     if made := journal.candidate(check.data) or _candidate_of(check, params):
         return f"the same data has led to {made} already"
+    of_champion = check.model == params.register_.name
+    if of_champion and _champion_now(params) not in (None, check.identity):
+        return (
+            f"{check.champion}, with which the check compared, is not the champion any more; "
+            "`tunetrail drift` compares with the one that is"
+        )
     if now:
         return None
     if not check.fired:
         return "the check found no drift; --now retrains all the same"
     return retraining_policy.objection(journal.entries, params.retraining, at)
+
+
+def _champion_now(params: Params) -> str | None:
+    """The identity of the champion by the audit record; None before the first."""
+    standing = audit.read(store.connect(), params.register_.name, Path()).champion
+    return str(standing.document["identity"]) if standing else None
 
 
 def _candidate_of(check: Check, params: Params) -> str | None:
@@ -189,9 +211,9 @@ def _candidate_of(check: Check, params: Params) -> str | None:
     return f"{versions[0].name}@{versions[0].version}" if versions else None
 
 
-def _skipped(check: Check, params: Params, reason: str) -> Retraining:
+def _skipped(check: Check, params: Params, reason: str, again: bool = False) -> Retraining:
     payload = {"check": check.name, "reason": reason}
-    _tell(events.RETRAINING_SKIPPED, params, payload)
+    _tell(events.RETRAINING_SKIPPED, params, payload, again)
     return Retraining(check.name, "skipped", reason, GATE)
 
 
@@ -229,8 +251,8 @@ def _carry_out(
     return done
 
 
-def _tell(event: str, params: Params, payload: dict[str, Any]) -> None:
-    events.tell(event, params.register_.name, payload, params.retraining.notify)
+def _tell(event: str, params: Params, payload: dict[str, Any], again: bool = False) -> None:
+    events.tell(event, params.register_.name, payload, again)
 
 
 def _fault(text: str, check: Check) -> StageError:

@@ -84,10 +84,17 @@ class Journal:
         if not self.path.exists():
             return []
         found = []
-        for number, line in enumerate(self.path.read_text(encoding="utf-8").splitlines(), 1):
+        with self.path.open(encoding="utf-8") as file:
+            lines = list(
+                file
+            )  # splitlines() would break a line at U+2028, which a reason may quote
+        for number, line in enumerate(lines, 1):
             try:
                 values = json.loads(line)
-                found.append(Entry(**{**values, "at": datetime.fromisoformat(values["at"])}))
+                at = datetime.fromisoformat(values["at"])
+                if at.tzinfo is None:
+                    raise ValueError(f"{values['at']} has no time zone")
+                found.append(Entry(**{**values, "at": at}))
             except (ValueError, TypeError, KeyError) as error:
                 damaged = StageError(
                     f"{self.path}:{number} is no entry ({error}), so nobody knows when the last "
@@ -124,6 +131,11 @@ class Journal:
             "is still to come: the clock has changed, and it counts as now"
             for entry in ahead
         ]
+
+    def says(self, check: str, why: str) -> bool:
+        """Whether the last that became of a check is that it was skipped, for that very reason."""
+        of = [entry for entry in self.entries if entry.check == check]
+        return bool(of) and (of[-1].event, of[-1].why) == ("skipped", why)
 
     def unfinished(self, data: str) -> Entry | None:
         """How the retraining on the data began, if it has not ended."""

@@ -177,12 +177,18 @@ def _settle_git(folder: Path, branch: str, commit: str) -> None:
         git_in(folder, "remote", "remove", "origin")
 
 
+_PLAIN = re.compile(r"[^\w./ -]")
+"""What is replaced in a file's name: it stands in params.yaml, where some letters make it a pattern, and
+in the name of each record, where some lead into an archive."""
+
+
 def _copy(check: Check, raw: Path) -> dict[str, Arrival]:
     """Put the arrivals below the raw data, beside what is there. Returns them by file there."""
     found: dict[str, Arrival] = {}
     for arrival in check.arrivals:
         url = places.is_url(arrival.file)
         name = PurePosixPath(places.path_of(arrival.file)).name if url else arrival.file
+        name = _PLAIN.sub("_", name)
         file = f"{ARRIVED}/{short(check.data)}/{name}"
         if file in found:
             file = f"{ARRIVED}/{short(check.data)}/{arrival.sha256[:8]}-{name}"
@@ -223,11 +229,14 @@ def _edit(params: Path, check: Check, files: Mapping[str, Arrival], test_share: 
     """Read the new files like the old ones, hold a share of each out, compare with the champion."""
     text = params.read_text(encoding="utf-8")
     for file, arrival in files.items():
-        text = _with_source(text, arrival.like, file)
+        if file not in places.files(
+            params.parent / RAW, arrival.like
+        ):  # a glob can have it already
+            text = _with_source(text, arrival.like, file)
     params.write_text(text, encoding="utf-8")
     written = YAML(typ="safe").load(text)
     roles = {source["file"]: source["role"] for source in written["ingest"]["sources"]}
-    held = {file: test_share for file in files if roles[file] == "train"}
+    held = {file: test_share for file, arrival in files.items() if roles[arrival.like] == "train"}
     by_source = {**written["format"]["split"]["by_source"], **held}
     values = (
         f"format:\n  split:\n    by_source: {json.dumps(by_source)}\n"  # JSON is YAML too

@@ -7,11 +7,12 @@ same.  Everything is streamed, so memory does not grow with the files.
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -86,10 +87,21 @@ def find(
     told = [
         one
         if one.why_not
-        else _settled(one, states.get(one.name), one.name in states, drift.max_bytes)
+        else _settled(one, states.get(one.name), one.name in states, drift.max_bytes, known)
         for one in sorted(found.values(), key=lambda one: one.name)
     ]
-    return [one for one in told if one.why_not or not known or known.isdisjoint(digests(one.path))]
+    return list(_each_once(one for one in told if one is not None))
+
+
+def _each_once(told: Iterable[Arrival]) -> Iterator[Arrival]:
+    """A file that came under two names, or by way of a link, has its rows once."""
+    first: dict[str, str] = {}
+    for one in told:
+        if one.why_not is None and first.setdefault(one.sha256, one.name) != one.name:
+            why = f"has the content of {first[one.sha256]}, which counts; remove one of them"
+            yield replace(one, why_not=why, later=True)
+        else:
+            yield one
 
 
 def _named(incoming: Path, file: str) -> Iterator[tuple[str, Path, str | None]]:
@@ -106,18 +118,23 @@ def _named(incoming: Path, file: str) -> Iterator[tuple[str, Path, str | None]]:
     for name in places.files(incoming, file):
         path = incoming / name
         fault = None
-        if not path.resolve().is_relative_to(incoming.resolve()):
+        if not name.isprintable():  # nor can it be written into a report, or a commit
+            fault = "has a character in its name that is none to print; rename it"
+        elif not path.resolve().is_relative_to(incoming.resolve()):
             fault = f"is a link that leads out of {incoming}; put the file itself there"
         elif not places.form(name, None).known:
             fault = f"is of no known container; rename it to end in {places.KNOWN}"
-        yield name, path, fault
+        yield name if name.isprintable() else repr(name)[1:-1], path, fault
 
 
-def _settled(one: Arrival, before: State | None, local: bool, limit: int) -> Arrival:
-    """The arrival with its hash, if it stood still while it was looked at and hashed."""
+def _settled(
+    one: Arrival, before: State | None, local: bool, limit: int, known: Set[str]
+) -> Arrival | None:
+    """The arrival with its hash, if it stood still while it was looked at and hashed; None for one
+    that is known already."""
 
     def left(why: str, later: bool = False) -> Arrival:
-        return Arrival(one.name, one.like, one.path, why_not=why, later=later)
+        return replace(one, why_not=why, later=later)
 
     moving = "is still being written; the next check looks at it again"
     now = _state(one.path)
@@ -130,10 +147,21 @@ def _settled(one: Arrival, before: State | None, local: bool, limit: int) -> Arr
         return left(
             f"has {size:,} bytes, and drift.max_bytes is {limit:,}; split it, or raise that"
         )
-    digest = hashes.file_hash(one.path, "sha256")
+    try:
+        digest = hashes.file_hash(one.path, "sha256")
+        old = bool(known) and not known.isdisjoint(digests(one.path))
+    except _NOT_READABLE as error:
+        return left(_unreadable(error), later=isinstance(error, FileNotFoundError))
     if _state(one.path) != now:
         return left(moving, later=True)
-    return Arrival(one.name, one.like, one.path, digest, size)
+    return None if old else replace(one, sha256=digest, bytes=size)
+
+
+_NOT_READABLE = (FileNotFoundError, PermissionError)
+
+
+def _unreadable(error: OSError) -> str:
+    return f"cannot be read ({error.strerror}); the next check looks at it again"
 
 
 def _state(path: Path) -> State | None:
@@ -192,9 +220,11 @@ def read(arrivals: Sequence[Arrival], params: Params, folder: Path) -> Reading:
         place = folder / one.sha256
         try:
             done.files.append(_read(one, sources[one.like], params, place, done.read))
+        except _NOT_READABLE as error:
+            done.left_out.append(replace(one, why_not=_unreadable(error), later=True))
         except StageError as error:
             why = str(error).removeprefix(f"{one.name}: ").removeprefix(f"{one.name} ")
-            done.left_out.append(Arrival(one.name, one.like, one.path, why_not=why))
+            done.left_out.append(replace(one, why_not=why))
         finally:
             shutil.rmtree(place, ignore_errors=True)
     return done
@@ -237,12 +267,31 @@ def _ingest(
     file = reading.File(one.name, one.path, form)
     rules = Rules(ingest.max_line_bytes, ingest.hidden_characters == "reject", source.columns)
     mapper = mapping.mapper(source, f"the source {one.like}")
-    with records.writing(place / "records") as writer, Rejects(place / "rejects.jsonl") as rejects:
+    with records.writing(place / "records") as writer, _Counted(limit) as rejects:
         bounded = _Bounded(writer, limit)
         counts = reading.Reading(file, source, mapper, bounded, rejects).run(rules)
         mapper.finish()
     reasons: Mapping[str, int] = counts["rejected"]
     return reasons
+
+
+class _Counted(Rejects):
+    """Counts rows without keeping them, and stops where a small file unpacks to gigantically many."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(Path(os.devnull))
+        self._limit = limit
+        self._bytes = 0
+
+    def add(self, source: str, reason: str, detail: str, row: bytes | str, **about: Any) -> None:
+        self._bytes += len(row) + 1
+        if self._bytes > self._limit:
+            raise _too_much(self._limit)
+        super().add(source, reason, detail, row, **about)
+
+
+def _too_much(limit: int) -> StageError:
+    return StageError(f"unpacks to more than drift.max_bytes ({limit:,}); split it, or raise that")
 
 
 class _Bounded(records.Writer):
@@ -257,9 +306,7 @@ class _Bounded(records.Writer):
     def write_line(self, name: str, line: bytes) -> None:
         self._bytes += len(line)
         if self._bytes > self._limit:
-            raise StageError(
-                f"unpacks to more than drift.max_bytes ({self._limit:,}); split it, or raise that"
-            )
+            raise _too_much(self._limit)
         self._writer.write_line(name, line)
 
 

@@ -12,7 +12,7 @@ import random
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -373,32 +373,49 @@ class _Told:
 def _near_duplicates(
     before: Side, after: Side, near: NearDuplicates, least: float, seed: int
 ) -> Outcome:
-    """Of equally many rows of each side: more rows have more near-duplicates among them."""
+    """Of equally many rows of each side, and of all; the smaller difference counts.
+
+    More rows have more near-duplicates by chance, which speaks against all of them.  A row that is sent
+    twice comes beside its copy, and has lost it where few rows are drawn, which speaks against these.
+    """
     sides = [
         side.records if side.with_copies is None else side.with_copies for side in (before, after)
     ]
     size = min(map(len, sides))
-    repeated, found, shares = [], [], []
-    for side in sides:
-        drawn = random.Random(seed).sample(list(side), size)
-        names = columns.clusters([records.user_text(row) for row in drawn], near, seed)
-        _, counts = np.unique(names, return_counts=True)
-        repeated.append(int((counts > 1).sum()))
-        found.append(len(counts))
-        shares.append(float(counts[counts > 1].sum() / size))
+    drawn = [_repeats(random.Random(seed).sample(list(side), size), near, seed) for side in sides]
+    whole = [
+        found if len(side) == size else _repeats(side, near, seed)
+        for side, found in zip(sides, drawn, strict=True)
+    ]
+    one, other = min(drawn, whole, key=lambda pair: abs(pair[1].share - pair[0].share))
     return Outcome(
         "near-duplicates",
         "difference of shares",
-        _two_shares(repeated[0], found[0], repeated[1], found[1]),
-        round(abs(shares[1] - shares[0]), DIGITS),
+        _two_shares(one.repeated, one.clusters, other.repeated, other.clusters),
+        round(abs(other.share - one.share), DIGITS),
         least,
-        round(shares[0], DIGITS),
-        round(shares[1], DIGITS),
-        found[0],
-        found[1],
-        f"{_percent(shares[1])} of the arrivals have a near-duplicate among them, "
-        f"{_percent(shares[0])} of as many rows of the training source",
+        round(one.share, DIGITS),
+        round(other.share, DIGITS),
+        one.clusters,
+        other.clusters,
+        f"{_percent(other.share)} of the arrivals have a near-duplicate among them, "
+        f"{_percent(one.share)} of the training source's rows",
     )
+
+
+class _Repeats(NamedTuple):
+    """How many clusters rows make, how many of these hold several, and the share of rows in these."""
+
+    clusters: int
+    repeated: int
+    share: float
+
+
+def _repeats(rows: Sequence[Mapping[str, Any]], near: NearDuplicates, seed: int) -> _Repeats:
+    names = columns.clusters([records.user_text(row) for row in rows], near, seed)
+    _, counts = np.unique(names, return_counts=True)
+    several = counts[counts > 1]
+    return _Repeats(len(counts), len(several), float(several.sum() / len(rows)))
 
 
 def _rejected(before: Side, after: Side, least: float) -> Outcome:

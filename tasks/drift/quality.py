@@ -76,8 +76,12 @@ def measure(
     drift: Drift,
     threads: int,
     seed: int,
+    sources: int,
 ) -> Quality | None:
     """Have the champion answer a sample of arrivals, and compare.
+
+    Args:
+        sources: of which this is one, and which share the false alarms.
 
     Returns:
         None where too few rows can be compared.
@@ -93,7 +97,7 @@ def measure(
     ]
     if min(map(len, scores)) < LEAST_ROWS:
         return None
-    share = drift.significance / DRIFT_ALARMS
+    share = drift.significance / DRIFT_ALARMS / sources
     confidence = 1 - 2 * share  # one-sided: a rise is no reason to retrain
     found = difference(scores[1], scores[0], confidence)
     means = [sum(values) / len(values) for values in scores]

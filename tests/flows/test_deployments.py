@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from ruamel.yaml import YAML
 
-from flows import deployments
+from flows import automations, deployments
 from flows.deployments import BadFile
+from flows.pipeline import TAG
 from flows.worker import POOL
 
 ROOT = Path(__file__).parents[2]
@@ -39,6 +42,7 @@ def test_prefect_knows_every_key() -> None:
     read = PrefectYamlModel.model_validate(described())
     for entry, model in zip(described()["deployments"], read.deployments, strict=True):
         assert set(entry) <= set(type(model).model_fields)
+        assert entry["tags"] == [TAG]
         assert set(entry["work_pool"]) <= set(type(model.work_pool).model_fields)
         assert model.work_pool.name == POOL
         assert model.work_pool.work_queue_name in deployments.QUEUES
@@ -61,3 +65,42 @@ def test_what_describes_no_deployment_is_refused(tmp_path: Path, text: str, why:
         deployments.wanted(file)
     with pytest.raises(BadFile, match=r"`git checkout .*none\.yaml`"):
         deployments.wanted(tmp_path / "none.yaml")
+
+
+@pytest.mark.parametrize(("tagged", "crashes"), [([TAG], True), ([], False), (["other"], False)])
+def test_a_silent_run_of_somebody_else_is_left_alone(tagged: list[str], crashes: bool) -> None:
+    """Its pulse is 180 seconds where nobody has changed Prefect's own, or it has none."""
+    from prefect.events.related import tags_as_related_resources
+    from prefect.server.events.schemas.automations import EventTrigger
+    from prefect.server.events.schemas.events import ReceivedEvent, Resource
+
+    (made,) = automations.wanted("shipments", {}, None)
+    trigger = EventTrigger.model_validate(made.trigger.model_dump())
+    for name in (automations.HEARTBEAT, "prefect.flow-run.Completed"):
+        told = ReceivedEvent(
+            occurred=datetime.now(UTC),
+            event=name,
+            resource=Resource({"prefect.resource.id": f"prefect.flow-run.{uuid4()}"}),
+            related=[one.model_dump() for one in tags_as_related_resources(tagged)],
+            id=uuid4(),
+        )
+        assert trigger.covers(told) == crashes
+
+
+def test_only_runs_of_ours_are_asked_for_a_sign_of_life(prefect_api: None) -> None:
+    from prefect import flow
+    from prefect.client.orchestration import get_client
+    from prefect.states import Running
+
+    @flow(name="somebody-elses")
+    def other() -> None:
+        pass
+
+    with get_client(sync_client=True) as client:
+        before = automations.await_signs_of_life(client)
+        made = [client.create_flow_run(other, tags=tags, state=Running()) for tags in ([], [TAG])]
+        try:
+            assert automations.await_signs_of_life(client) == before + 1
+        finally:
+            for run in made:
+                client.delete_flow_run(run.id)

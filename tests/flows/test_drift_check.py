@@ -280,7 +280,13 @@ class TestCheck:
             with pytest.raises(KeyboardInterrupt):
                 check()
         assert checks() == []
-        assert check().decision == "none"
+        folder = Path(".tunetrail/drift")
+        for left in (".reading-1/rows.jsonl", ".20261122T134501Z-01234567.partial/drift.json"):
+            (folder / left).parent.mkdir(parents=True)
+            (folder / left).write_text("as it came, personal data and all")
+        done = check()
+        assert done.decision == "none"
+        assert [path.name for path in folder.iterdir()] == [done.name]
 
     def test_too_few_rows_wait_for_more(self, project: Path) -> None:
         arrive("category", rows=120)
@@ -401,12 +407,13 @@ class TestFlow:
             assert "the mix of category changed" in str(state.message)
         (kept,) = checks()
         document = json.loads(kept.read_text())
-        assert told == 2 * [
+        assert told == [
             {
                 "event": "tunetrail.drift.found",
                 "resource": {
                     "prefect.resource.id": "tunetrail.model.shipments",
                     "prefect.resource.name": "shipments",
+                    "tunetrail.told": told_before,
                 },
                 "payload": {
                     "check": document["check"],
@@ -414,6 +421,7 @@ class TestFlow:
                     "reason": document["reasons"][0],
                 },
             }
+            for told_before in ("first", "again")
         ]
         with get_client(sync_client=True) as client:
             run = state.state_details.flow_run_id

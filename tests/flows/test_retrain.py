@@ -6,19 +6,19 @@ import json
 import re
 import shutil
 import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 import pytest
 from ruamel.yaml import YAML
 from typer.testing import CliRunner
 
 from flows import (
+    automations,
     drift_checks,
     dvc_storage,
     events,
@@ -49,7 +49,7 @@ def told(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, dict[str, Any]]]:
     """The events that were told, each with its payload."""
     found: list[tuple[str, dict[str, Any]]] = []
     monkeypatch.setattr(
-        events, "tell", lambda event, model, payload, notify: found.append((event, dict(payload)))
+        events, "tell", lambda event, model, payload, again: found.append((event, dict(payload)))
     )
     return found
 
@@ -249,6 +249,69 @@ class TestWhatStopsIt:
             retraining.retrain(check, now=True, clock=lambda: at)
         assert journal(drifted)[-1]["event"] == "begun"
 
+    def test_what_is_skipped_every_hour_for_one_reason_is_news_once(
+        self, drifted: Project, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        news: list[bool] = []
+        monkeypatch.setattr(events, "tell", lambda event, model, payload, again: news.append(again))
+        check = drifted.arrive(rows(10), fired=False)
+        for _ in range(3):
+            retraining.retrain(check, now=False)
+        Path("data/incoming/new.jsonl").write_text("changed")
+        retraining.retrain(check, now=True)
+        assert news == [False, True, True, False]
+        assert [entry["event"] for entry in journal(drifted)] == ["skipped", "skipped"]
+
+    def test_a_champion_that_is_none_any_more(
+        self, drifted: Project, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Promoted or rolled back between the check and the retraining."""
+        check = drifted.arrive(rows(10))
+        monkeypatch.setattr(retraining, "_champion_now", lambda params: "f" * 64)
+        done = retraining.retrain(check, now=True)
+        assert done.why.startswith(
+            "shipments@1, with which the check compared, is not the champion"
+        )
+        monkeypatch.setattr(retraining, "_champion_now", lambda params: drifted.identity())
+        with pytest.raises(AssertionError, match="a stage was to run"):
+            retraining.retrain(check, now=True)
+
+    def test_what_goes_on_is_what_began(
+        self, drifted: Project, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The same data was checked again, with another champion, before a killed one has ended."""
+        check = drifted.arrive(rows(10))
+        with pytest.raises(AssertionError, match="a stage was to run"):
+            retraining.retrain(check, now=True)
+        folder = Path(".tunetrail/drift")
+        later = check.replace("T13", "T14")
+        shutil.copytree(folder / check, folder / later)
+        document = json.loads((folder / later / "drift.json").read_text())
+        document["champion"] = {"model": "shipments", "version": 2, "identity": "f" * 64}
+        (folder / later / "drift.json").write_text(json.dumps(document))
+        made: list[str] = []
+
+        def make(check: drift_checks.Check, *_: object) -> None:
+            made.append(check.champion)
+            raise Changed("enough")
+
+        monkeypatch.setattr(retraining, "_make", make)
+        retraining.retrain(later, now=True)
+        assert made == ["shipments@1"]
+        assert f"goes on with check {check}" in capsys.readouterr().err
+
+    def test_what_began_with_a_check_that_is_gone_begins_anew(self, drifted: Project) -> None:
+        check = drifted.arrive(rows(10))
+        with pytest.raises(AssertionError, match="a stage was to run"):
+            retraining.retrain(check, now=True)
+        later = check.replace("T13", "T14")
+        Path(f".tunetrail/drift/{check}").rename(f".tunetrail/drift/{later}")
+        with pytest.raises(AssertionError, match="a stage was to run"):
+            retraining.retrain(later, now=True)
+        ended = journal(drifted)[1]
+        assert (ended["event"], ended["check"]) == ("ended", check)
+        assert journal(drifted)[2]["check"] == later
+
     def test_arrivals_that_changed(self, drifted: Project) -> None:
         check = drifted.arrive(rows(10))
         path = Path("data/incoming/new.jsonl")
@@ -324,6 +387,17 @@ class TestWhatStopsIt:
         assert "is not of the form that a check writes" in done.output
 
 
+def test_what_rows_say_is_no_markup() -> None:
+    why = "'![x](http://example.com/?) <img src=x>' is new"
+    done = retraining.Retraining(
+        "c", "candidate", why, 0, candidate="s@1", share=0.1, gates=["`<b>`"]
+    )
+    page = done.markdown()
+    assert "<img" not in page
+    assert "![x]" not in page
+    assert "<b>" not in page
+
+
 class TestTheTree:
     def test_a_rebuild_has_the_data_that_git_does_not_hold(
         self, drifted: Project, tmp_path: Path
@@ -390,6 +464,33 @@ class TestTheTree:
         retraining_tree.tidy(keep=[new, *book.open()])
         assert sorted(data_versions(drifted)) == [old[:12], new[:12]]
 
+    @pytest.mark.parametrize("name", ["week[45].jsonl", "a!b #1.jsonl", "ü/week 45.jsonl"])
+    def test_odd_names(self, drifted: Project, name: str) -> None:
+        check = drift_checks.read(drifted.arrive(rows(10), name))
+        tree = retraining_tree.prepare(check, 0.3, go_on=False)
+        file = load(tree.root / "params.yaml").ingest.sources[-1].file
+        plain = re.sub(r"[][!#]", "_", name)
+        assert file == f"arrived/{check.data[:12]}/{plain}"
+        assert (tree.root / "data" / "raw" / file).read_text() == rows(10)
+        assert tree.share == pytest.approx(10 / 42, abs=1e-6)
+
+    def test_a_glob_that_has_the_arrivals_already(self, drifted: Project) -> None:
+        text = Path("params.yaml").read_text()
+        text = text.replace("- file: shipments.jsonl", '- file: "**/[ns]*.jsonl"')
+        text = text.replace("like: shipments.jsonl", 'like: "**/[ns]*.jsonl"')
+        Path("params.yaml").write_text(text)
+        drifted.git("commit", "--quiet", "--all", "--message", "a glob")
+        name = drifted.arrive(rows(10))
+        document = Path(f".tunetrail/drift/{name}/drift.json")
+        said = document.read_text().replace('"shipments.jsonl"', '"**/[ns]*.jsonl"')
+        document.write_text(said)
+        check = drift_checks.read(name)
+        tree = retraining_tree.prepare(check, 0.3, go_on=False)
+        params = load(tree.root / "params.yaml")
+        assert len(params.ingest.sources) == len(load(Path("params.yaml")).ingest.sources)
+        assert params.format.split.by_source == {f"arrived/{check.data[:12]}/new.jsonl": 0.3}
+        assert tree.share == pytest.approx(10 / 42, abs=1e-6)
+
     def test_a_push_that_fails_is_a_warning(self, drifted: Project) -> None:
         check = drift_checks.read(drifted.arrive(rows(10)))
         drifted.remote.rename(drifted.remote.with_name("gone"))
@@ -447,39 +548,37 @@ def test_a_url_is_checked_by_its_content(tmp_path: Path, monkeypatch: pytest.Mon
         retraining_tree._fetched(other)
 
 
-@pytest.fixture
-def notified(prefect_api: None) -> Iterator[list[dict[str, str]]]:
-    """What comes to the webhook of the block custom-webhook/team."""
-    from prefect.blocks.notifications import CustomWebhookNotificationBlock
+@pytest.mark.parametrize(
+    "event",
+    [
+        events.DRIFT_FOUND,
+        events.RETRAINING_SKIPPED,
+        events.RETRAINING_FAILED,
+        events.CANDIDATE_WAITS,
+    ],
+)
+def test_people_are_told_once_by_one_and_the_retraining_is_set_off_each_time(event: str) -> None:
+    from prefect.server.events.schemas.automations import EventTrigger
+    from prefect.server.events.schemas.events import ReceivedEvent, Resource
 
-    came: list[dict[str, str]] = []
+    made = automations.wanted("shipments", {"retrain": uuid4()}, uuid4())
+    triggers = {
+        one.name: EventTrigger.model_validate(one.trigger.model_dump())
+        for one in made
+        if one.name != automations.CRASHED
+    }
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            came.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            self.send_response(200)
-            self.end_headers()
+    def answered(again: bool, model: str = "shipments") -> list[str]:
+        told = ReceivedEvent(
+            occurred=datetime.now(UTC),
+            event=event,
+            resource=Resource(events.resource(model, again)),
+            id=uuid4(),
+        )
+        return [name for name, trigger in triggers.items() if trigger.covers(told)]
 
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        CustomWebhookNotificationBlock(
-            name="team",
-            url=f"http://127.0.0.1:{server.server_port}/",
-            json_data={"subject": "{{subject}}", "body": "{{body}}"},
-        ).save("team", overwrite=True)
-        yield came
-        server.shutdown()
-
-
-def test_who_is_to_be_told_is_told(
-    notified: list[dict[str, str]], capsys: pytest.CaptureFixture[str]
-) -> None:
-    payload = {"check": "c", "candidate": "s-candidates@4"}
-    events.tell(events.CANDIDATE_WAITS, "s", payload, "custom-webhook/team")
-    body = "check: c\ncandidate: s-candidates@4"
-    assert notified == [{"subject": "s: tunetrail.candidate.waits", "body": body}]
-    events.tell(events.CANDIDATE_WAITS, "s", payload, "custom-webhook/nobody")
-    assert "tunetrail.candidate.waits is not told" in capsys.readouterr().err
+    first, again = answered(False), answered(True)
+    assert len([name for name in first if name.startswith("tell of")]) == 1
+    assert again == [name for name in first if name == automations.RETRAIN]
+    assert (automations.RETRAIN in first) == (event == events.DRIFT_FOUND)
+    assert answered(False, "parcels") == []

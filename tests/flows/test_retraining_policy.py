@@ -59,7 +59,7 @@ def test_only_beginnings_count() -> None:
 def test_the_journal_is_read_as_it_was_written(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
     journal.add(begun(1))
-    journal.add(Entry("ended", NOW, "check", "d", candidate="s@4", why="ü"))
+    journal.add(Entry("ended", NOW, "check", "d", candidate="s@4", why="ü\u2028\x85\n"))
     again = Journal(tmp_path)
     assert again.entries == journal.entries
     assert again.candidate("d") == "s@4"
@@ -90,7 +90,10 @@ def test_a_clock_that_went_back_neither_opens_nor_closes_it(tmp_path: Path) -> N
     assert objection(later.entries, settings(), NOW + 24 * HOUR) is None
 
 
-@pytest.mark.parametrize("line", ["", "{", "[]", '{"event": "begun"}', '{"at": "soon"}'])
+NO_ZONE = '{"event": "begun", "at": "2026-11-22T12:00:00", "check": "c", "data": "d"}'
+
+
+@pytest.mark.parametrize("line", ["", "{", "[]", '{"event": "begun"}', '{"at": "soon"}', NO_ZONE])
 def test_a_damaged_journal_is_told(tmp_path: Path, line: str) -> None:
     Journal(tmp_path).add(begun(1))
     with (tmp_path / "journal.jsonl").open("a") as file:

@@ -17,7 +17,7 @@ from ruamel.yaml import YAML
 from served_project import REPOSITORY, Served
 from typer.testing import CliRunner
 
-from flows import automations, up
+from flows import automations, events, up
 from flows.cli import app
 from flows.registry_access import DatabaseProblem
 from flows.registry_server import BadAddress, NotServed, check_port
@@ -81,7 +81,7 @@ class TestServed:
         from prefect.events import Event
 
         event = Event(
-            event=automations.DRIFT,
+            event=events.DRIFT_FOUND,
             resource={"prefect.resource.id": "tunetrail.model.shipments"},
             payload={"check": "20261122T134501Z-01234567", "data": "01", "reason": "new words"},
         )

@@ -130,6 +130,10 @@ def test_a_small_file_that_unpacks_to_a_gigantic_one_is_left_out(incoming: Path)
         "unpacks to more than drift.max_bytes (200,000); split it, or raise that"
     )
     assert read(incoming).files[0]["rows"] == 5000
+    (incoming / "week.jsonl.gz").write_bytes(gzip.compress(b"{not json\n" * 50_000))
+    assert why_not(read(incoming, settings(max_bytes=200_000)).left_out).startswith("unpacks to")
+    assert read(incoming).files[0]["rejected"] == 50_000
+    assert not list(incoming.parent.glob("read/**/*.jsonl"))
 
 
 def test_a_file_that_grows_is_left_for_the_next_check(incoming: Path) -> None:
@@ -182,6 +186,52 @@ def test_what_the_champion_learned_from_is_not_new(incoming: Path) -> None:
     for digest in (hashlib.sha256(content).hexdigest(), hashlib.md5(content).hexdigest(), git):
         assert find(incoming, digest) == []
     assert len(find(incoming, "0" * 32)) == 1
+
+
+def test_a_file_that_came_twice_counts_once(incoming: Path) -> None:
+    content = examples.content("none", 5, 1)
+    (incoming / "a.jsonl").write_bytes(content)
+    (incoming / "b.jsonl").write_bytes(content)
+    (incoming / "round").symlink_to(".")  # a/round/round/round...
+    found = find(incoming, asked=settings("**/*.jsonl"))
+    assert [one.name for one in found if one.why_not is None] == ["a.jsonl"]
+    assert found[1].why_not == "has the content of a.jsonl, which counts; remove one of them"
+    assert all(one.later for one in found[1:])
+
+
+@pytest.mark.parametrize(
+    "name", [b"w\xff.jsonl", b"w\n.jsonl", "w\u2028.jsonl".encode(), b"\x1b[.jsonl"]
+)
+def test_a_name_that_cannot_be_printed(incoming: Path, name: bytes) -> None:
+    (incoming / os.fsdecode(name)).write_bytes(b"{}\n")
+    (one,) = find(incoming)
+    assert why_not([one]) == "has a character in its name that is none to print; rename it"
+    assert one.name.isprintable()
+
+
+def test_a_file_that_may_not_be_read_or_is_gone_keeps_no_other_out(
+    incoming: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a.jsonl", "b.jsonl", "c.jsonl"):
+        (incoming / name).write_bytes(examples.content("none", 5, ord(name[0])))
+    right = arrivals.hashes.file_hash
+
+    def refused(path: Path, kind: str) -> str:  # root may read everything
+        if path.name == "b.jsonl":
+            raise PermissionError(13, "Permission denied")
+        return right(path, kind)
+
+    monkeypatch.setattr(arrivals.hashes, "file_hash", refused)
+    found = find(incoming, "0" * 32)
+    assert [one.why_not for one in found] == [
+        None,
+        "cannot be read (Permission denied); the next check looks at it again",
+        None,
+    ]
+    (incoming / "c.jsonl").unlink()
+    done = arrivals.read([found[0], found[2]], settings(), incoming.parent / "read")
+    assert [file["file"] for file in done.files] == ["a.jsonl"]
+    assert "cannot be read (No such file" in why_not(done.left_out)
 
 
 def test_hidden_files_wait_and_links_that_lead_out_are_refused(incoming: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from random import Random
+from typing import Any
 
 import numpy as np
 import pytest
@@ -150,6 +151,29 @@ def test_few_rows_are_not_compared(compare: Compare) -> None:
     found = compare(before, rejected)  # enough rows came, too few of them are accepted
     assert [test.name for test in found.tests] == ["rejected rows"]
     assert firing(found) == {"rejected rows"}
+
+
+def test_a_habit_of_sending_twice_is_no_drift(compare: Compare) -> None:
+    """One in five rows comes twice: of all rows of training as many as of the arrivals, and hardly
+    any of a few that are drawn from it."""
+
+    def sent(rows: int, seed: int, share: float) -> Side:
+        draw = Random(seed)
+        made: list[dict[str, Any]] = []
+        while len(made) < rows:
+            text = " ".join(f"w{draw.randrange(3000)}" for _ in range(15))
+            for _ in range(1 + (draw.random() < share)):
+                made.append(chat(len(made), text, "yes"))
+        return Side(made[:rows], rows)
+
+    before = sent(3000, 1, 0.2)
+    near, least = params().format.near_duplicates, params().drift.effects.duplicates
+    same = comparison._near_duplicates(before, sent(300, 2, 0.2), near, least, 1)
+    assert same.effect < least
+    assert same.p_value > 0.01
+    more = comparison._near_duplicates(before, sent(300, 2, 0.5), near, least, 1)
+    assert more.effect > least
+    assert more.p_value < 0.001
 
 
 def test_copies_of_one_row_are_one_row(compare: Compare) -> None:

@@ -33,7 +33,7 @@ def registered(tmp_path: Path) -> Registered:
 
 
 def measured(
-    registered: Registered, right: int, rows: int, monkeypatch: pytest.MonkeyPatch
+    registered: Registered, right: int, rows: int, monkeypatch: pytest.MonkeyPatch, sources: int = 1
 ) -> Quality | None:
     """What is said of a champion that answers so many of the arrivals right."""
     arrived = [chat(at, f"text {at}", "yes") for at in range(rows)]
@@ -44,7 +44,7 @@ def measured(
 
     monkeypatch.setattr(quality, "_ask", ask)
     champion = Champion(Path("champion"))
-    return quality.measure(LIKE, arrived, champion, registered, params().drift, 1, 1)
+    return quality.measure(LIKE, arrived, champion, registered, params().drift, 1, 1, sources)
 
 
 def test_a_fall_fires(registered: Registered, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -60,6 +60,14 @@ def test_a_fall_fires(registered: Registered, monkeypatch: pytest.MonkeyPatch) -
     )
     assert len(found["look_at"]) == quality.SHOWN
     assert found["look_at"][0]["why"] == "the champion answers no"
+
+
+def test_several_sources_share_the_false_alarms(
+    registered: Registered, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = measured(registered, 100, 200, monkeypatch, sources=4)
+    assert found is not None
+    assert found["confidence"] == pytest.approx(1 - 2 * 0.01 / 3 / 4, abs=1e-6)
 
 
 @pytest.mark.parametrize("right", [176, 200])
@@ -99,7 +107,7 @@ def test_a_champion_answers(registered: Registered, lively_model: Path, tmp_path
     arrived = [chat(at, f"the truck is late {at}", "yes") for at in range(40)]
     arrived.append(chat(99, "too long " * 3000, "yes"))
     found = quality.measure(
-        LIKE, arrived, Champion(tmp_path / "champion"), registered, params().drift, 1, 1
+        LIKE, arrived, Champion(tmp_path / "champion"), registered, params().drift, 1, 1, 1
     )
     assert found is not None
     assert found["rows_now"] == 40
