@@ -20,14 +20,11 @@ from prefect.automations import (
 from prefect.client.schemas.objects import StateType
 from prefect.exceptions import ObjectNotFound
 
+from flows import events
 from tasks.lineage.stage import StageError
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
-
-DRIFT = "tunetrail.drift.found"
-SKIPPED = "tunetrail.retraining.skipped"
-CANDIDATE = "tunetrail.candidate.waits"
 
 HEARTBEAT = "prefect.flow-run.heartbeat"
 SILENCE_SECONDS = 90
@@ -37,17 +34,22 @@ RETRAIN = "retrain on drift"
 CRASHED = "crashed without a heartbeat"
 
 _TOLD = {
-    DRIFT: (
+    events.DRIFT_FOUND: (
         "tell of drift",
         "{{ event.resource.name }}: what arrives has drifted",
         "{{ event.payload.reason }}\n\nCheck {{ event.payload.check }}",
     ),
-    SKIPPED: (
+    events.RETRAINING_SKIPPED: (
         "tell of a skipped retraining",
         "{{ event.resource.name }}: drift, and no retraining",
         "{{ event.payload.reason }}\n\nCheck {{ event.payload.check }}",
     ),
-    CANDIDATE: (
+    events.RETRAINING_FAILED: (
+        "tell of a failed retraining",
+        "{{ event.resource.name }}: the retraining failed",
+        "{{ event.payload.reason }}\n\nCheck {{ event.payload.check }}",
+    ),
+    events.CANDIDATE_WAITS: (
         "tell of a candidate that waits",
         "{{ event.payload.candidate }} waits for reviewers",
         "Verdict: {{ event.payload.verdict }}\n\n{{ event.payload.reason }}\n\n"
@@ -171,7 +173,9 @@ def _retrain(model: str, deployment: UUID) -> AutomationCore:
     return AutomationCore(
         name=RETRAIN,
         description="Drift was found: make a candidate from what arrived. Nothing is promoted.",
-        trigger=EventTrigger(expect={DRIFT}, match=_of(model), posture=Posture.Reactive),
+        trigger=EventTrigger(
+            expect={events.DRIFT_FOUND}, match=_of(model), posture=Posture.Reactive
+        ),
         actions=[
             RunDeployment(
                 source="selected",
@@ -213,6 +217,8 @@ def _tell(model: str, event: str, block: UUID) -> AutomationCore:
     return AutomationCore(
         name=name,
         description=f"Sends what {event} says",
-        trigger=EventTrigger(expect={event}, match=_of(model), posture=Posture.Reactive),
+        trigger=EventTrigger(
+            expect={event}, match={**_of(model), events.AGAIN: "false"}, posture=Posture.Reactive
+        ),
         actions=[SendNotification(block_document_id=block, subject=subject, body=body)],
     )

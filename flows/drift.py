@@ -23,7 +23,7 @@ from prefect.client.schemas import State
 from prefect.states import Completed
 from ruamel.yaml import YAML
 
-from flows import dvc_storage, reproduce
+from flows import dvc_storage, events, reproduce
 from flows.reproduce import Recorded
 from tasks.drift import arrivals, comparison, learned, quality, report
 from tasks.drift.arrivals import Arrival, Reading
@@ -45,7 +45,6 @@ CHECKS = STATE / "drift"
 DOCUMENT, REPORT = "drift.json", "report.html"
 LEARNED = STATE / "learned"
 """Outputs of the stages that made champions, by their md5."""
-FOUND = "tunetrail.drift.found"
 SCHEMA = 1
 
 Decision = Literal["drift", "none", "too_few", "nothing"]
@@ -498,21 +497,13 @@ def drift(against: str | None = None) -> State[Any]:
 
 
 def _emit(done: Check, name: str) -> None:
-    from prefect.events import emit_event
-
     assert done.document is not None
-    emit_event(
-        FOUND,
-        resource={
-            "prefect.resource.id": f"tunetrail.model.{name}",
-            "prefect.resource.name": name,
-        },
-        payload={
-            "check": done.name,
-            "data": done.document["data"]["id"],
-            "reason": done.document["reasons"][0],
-        },
-    )
+    payload = {
+        "check": done.name,
+        "data": done.document["data"]["id"],
+        "reason": done.document["reasons"][0],
+    }
+    events.tell(events.DRIFT_FOUND, name, payload, again=done.known)
 
 
 def _publish(done: Check) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from flows import drift_checks, events, pipeline, results, retraining_policy, retraining_tree
 from flows.drift_checks import Check
@@ -153,8 +153,10 @@ def _retrain(check: Check, params: Params, now: bool, clock: Callable[[], dateti
         if reason is None and changed and params.register_.require_clean:
             reason = f"register.require_clean, and not committed: {', '.join(changed[:5])}"
         if reason is not None:
-            journal.add(Entry("skipped", clock(), check.name, check.data, why=reason))
-            return _skipped(check, params, reason)
+            again = journal.was_skipped(check.name, reason)
+            if not again:
+                journal.add(Entry("skipped", clock(), check.name, check.data, why=reason))
+            return _skipped(check, params, reason, again)
         if changed:
             named = ", ".join(changed[:5]) + (", ..." if len(changed) > 5 else "")
             pipeline.say("retrain", f"made of the last commit, without what is not in it: {named}")
@@ -189,9 +191,9 @@ def _candidate_of(check: Check, params: Params) -> str | None:
     return f"{versions[0].name}@{versions[0].version}" if versions else None
 
 
-def _skipped(check: Check, params: Params, reason: str) -> Retraining:
+def _skipped(check: Check, params: Params, reason: str, again: bool = False) -> Retraining:
     payload = {"check": check.name, "reason": reason}
-    _tell(events.RETRAINING_SKIPPED, params, payload)
+    events.tell(events.RETRAINING_SKIPPED, params.register_.name, payload, again)
     return Retraining(check.name, "skipped", reason, GATE)
 
 
@@ -220,17 +222,14 @@ def _carry_out(
         note("stopped", why=str(error))
         raise
     if done.outcome == "failed":
-        _tell(events.RETRAINING_FAILED, params, {"check": check.name, "reason": done.why})
+        failed = {"check": check.name, "reason": done.why}
+        events.tell(events.RETRAINING_FAILED, params.register_.name, failed)
         note("ended", why=done.why)
         return done
-    payload = {"check": check.name, "candidate": done.candidate, "verdict": done.verdict}
-    _tell(events.CANDIDATE_WAITS, params, {**payload, "reason": done.why})
+    waits = {"candidate": done.candidate, "verdict": done.verdict, "reason": done.why}
+    events.tell(events.CANDIDATE_WAITS, params.register_.name, {"check": check.name, **waits})
     note("ended", candidate=str(done.candidate), why=done.headline())
     return done
-
-
-def _tell(event: str, params: Params, payload: dict[str, Any]) -> None:
-    events.tell(event, params.register_.name, payload, params.retraining.notify)
 
 
 def _fault(text: str, check: Check) -> StageError:

@@ -130,6 +130,11 @@ class Journal:
         of = [e for e in self.entries if e.data == data and e.event in ("begun", "ended")]
         return of[-1] if of and of[-1].event == "begun" else None
 
+    def was_skipped(self, check: str, why: str) -> bool:
+        """Whether the same was said of the same check before."""
+        said = [(entry.event, entry.check, entry.why) for entry in self.entries]
+        return ("skipped", check, why) in said
+
     def open(self) -> list[str]:
         """The data of those that have not ended, which go on when started again."""
         known = dict.fromkeys(entry.data for entry in self.entries)

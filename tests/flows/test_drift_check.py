@@ -13,6 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from flows import drift as drift_check
+from flows import events
 from flows.cli import DONE, FAULT, GATE, MISUSE, app
 from flows.drift import Check
 from tasks.drift import arrivals
@@ -377,17 +378,15 @@ class TestFlow:
     @pytest.fixture
     def told(self, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         """The events that are emitted."""
-        import prefect.events
-
-        events: list[dict[str, Any]] = []
+        found: list[dict[str, Any]] = []
         monkeypatch.setattr(
-            prefect.events,
+            events,
             "emit_event",
-            lambda event, resource, payload: events.append(
+            lambda event, resource, payload: found.append(
                 {"event": event, "resource": resource, "payload": payload}
             ),
         )
-        return events
+        return found
 
     def test_drift_is_an_event(
         self, project: Path, told: list[dict[str, Any]], prefect_api: None
@@ -401,12 +400,13 @@ class TestFlow:
             assert "the mix of category changed" in str(state.message)
         (kept,) = checks()
         document = json.loads(kept.read_text())
-        assert told == 2 * [
+        assert told == [
             {
                 "event": "tunetrail.drift.found",
                 "resource": {
                     "prefect.resource.id": "tunetrail.model.shipments",
                     "prefect.resource.name": "shipments",
+                    "tunetrail.again": again,
                 },
                 "payload": {
                     "check": document["check"],
@@ -414,6 +414,7 @@ class TestFlow:
                     "reason": document["reasons"][0],
                 },
             }
+            for again in ("false", "true")
         ]
         with get_client(sync_client=True) as client:
             run = state.state_details.flow_run_id

@@ -6,11 +6,9 @@ import json
 import re
 import shutil
 import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,7 +47,9 @@ def told(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, dict[str, Any]]]:
     """The events that were told, each with its payload."""
     found: list[tuple[str, dict[str, Any]]] = []
     monkeypatch.setattr(
-        events, "tell", lambda event, model, payload, notify: found.append((event, dict(payload)))
+        events,
+        "tell",
+        lambda event, model, payload, again=False: found.append((event, dict(payload))),
     )
     return found
 
@@ -445,41 +445,3 @@ def test_a_url_is_checked_by_its_content(tmp_path: Path, monkeypatch: pytest.Mon
     other = drift_checks.Arrival(url, "shipments.jsonl", "0" * 64, 3)
     with pytest.raises(Changed, match="its sha256 is"):
         retraining_tree._fetched(other)
-
-
-@pytest.fixture
-def notified(prefect_api: None) -> Iterator[list[dict[str, str]]]:
-    """What comes to the webhook of the block custom-webhook/team."""
-    from prefect.blocks.notifications import CustomWebhookNotificationBlock
-
-    came: list[dict[str, str]] = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            came.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            self.send_response(200)
-            self.end_headers()
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        CustomWebhookNotificationBlock(
-            name="team",
-            url=f"http://127.0.0.1:{server.server_port}/",
-            json_data={"subject": "{{subject}}", "body": "{{body}}"},
-        ).save("team", overwrite=True)
-        yield came
-        server.shutdown()
-
-
-def test_who_is_to_be_told_is_told(
-    notified: list[dict[str, str]], capsys: pytest.CaptureFixture[str]
-) -> None:
-    payload = {"check": "c", "candidate": "s-candidates@4"}
-    events.tell(events.CANDIDATE_WAITS, "s", payload, "custom-webhook/team")
-    body = "check: c\ncandidate: s-candidates@4"
-    assert notified == [{"subject": "s: tunetrail.candidate.waits", "body": body}]
-    events.tell(events.CANDIDATE_WAITS, "s", payload, "custom-webhook/nobody")
-    assert "tunetrail.candidate.waits is not told" in capsys.readouterr().err
