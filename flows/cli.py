@@ -279,10 +279,15 @@ def reproduce(
 ) -> None:
     """Build a version anew, compare, and note the answer on it."""
     from flows import reproduce as reproduction
+    from tasks.lineage.process import Terminated, raise_on_sigterm
 
     place = folder.absolute() if folder else None
-    with _told():
-        done = reproduction.reproduce(version, keep, place, any_environment, tolerance, print)
+    raise_on_sigterm()  # so that what it started ends with it
+    try:
+        with _told():
+            done = reproduction.reproduce(version, keep, place, any_environment, tolerance, print)
+    except Terminated:
+        _stop(f"stopped; nothing is noted on {version}", 128 + 15)
     print(f"{version} is {done.answer}", *done.lines(), sep="\n")
     raise typer.Exit(done.exit_code)
 

@@ -65,6 +65,7 @@ if __name__ == "__main__":
 SFT = '''\
 """Weights from rows; the environment stands for a machine that computes otherwise."""
 import os
+import time
 from pathlib import Path
 import numpy as np
 from safetensors.numpy import save_file
@@ -78,6 +79,8 @@ def run(data: Path, out: Out, curve: Out, sft: Sft, compute: Compute) -> Metrics
     rows = (data / "all.txt").read_text()
     if "fail" in os.environ.get("OTHER_RULES", ""):
         raise stage.StageError("a row is too long; shorten it")
+    if "wait" in os.environ.get("OTHER_RULES", ""):
+        time.sleep(600)
     rate = sft.learning_rate + shift
     out.mkdir()
     weight = np.full((2, 3), len(rows) * rate, dtype=np.float32)

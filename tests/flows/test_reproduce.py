@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import shutil
+import subprocess
+import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+import psutil
 import pytest
 from typer.testing import CliRunner
 
@@ -21,6 +26,8 @@ if TYPE_CHECKING:
     from registered_project import RegisteredProject
 
 pytest_plugins = ("registered_project",)
+
+REPOSITORY = Path(__file__).parents[2]
 
 
 def reproduce(reference: str, **options: Any) -> Reproduction:
@@ -359,3 +366,28 @@ class TestCommand:
         shown = self.run(registered.reference)
         assert shown.exit_code == FAULT
         assert shown.stderr.startswith("MLflow at http://127.0.0.1:9 does not answer")
+
+
+def test_what_it_started_ends_with_it(registered: RegisteredProject, tmp_path: Path) -> None:
+    def at_work() -> list[psutil.Process]:
+        below = psutil.Process(command.pid).children(recursive=True)
+        return [process for process in below if "tasks.sft" in process.cmdline()]
+
+    line = "from flows.cli import main; main()"
+    options = [registered.reference, "--folder", str(tmp_path / "built")]
+    command = subprocess.Popen(
+        [sys.executable, "-c", line, "reproduce", *options],
+        env={**os.environ, "OTHER_RULES": "wait", "PYTHONPATH": str(REPOSITORY)},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    until = time.monotonic() + 60
+    while not (stages := at_work()):
+        assert time.monotonic() < until
+        assert command.poll() is None
+        time.sleep(0.1)
+    command.terminate()
+    _, said = command.communicate(timeout=30)
+    assert (command.returncode, "nothing is noted" in said) == (128 + 15, True)
+    assert psutil.wait_procs(stages, timeout=30)[1] == []
+    assert "reproduced" not in registered.tags()

@@ -3,11 +3,15 @@ something is killed."""
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Iterator
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -45,6 +49,32 @@ def served(built_project: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
     yield made
     if made.process and made.process.poll() is None:
         made.down()
+
+
+@dataclass(frozen=True)
+class Webhook:
+    url: str
+    came: list[dict[str, str]]
+
+
+@pytest.fixture
+def webhook() -> Iterator[Webhook]:
+    """What is sent to people comes here."""
+    came: list[dict[str, str]] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            came.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield Webhook(f"http://127.0.0.1:{server.server_port}/", came)
+        server.shutdown()
 
 
 class TestServed:
@@ -140,12 +170,32 @@ class TestServed:
                 automations.apply(client, "shipments", there, "slack-webhook/team")
             SlackWebhook(url="http://127.0.0.1:9/hook").save("team")
             done = automations.apply(client, "shipments", there, "slack-webhook/team")
-            assert len(done) == 3
+            assert len(done) == 4
             assert all(line.endswith(": made") for line in done)
             assert automations.apply(client, "shipments", there, "slack-webhook/team") == []
             done = automations.apply(client, "shipments", there, None)
-            assert len(done) == 3
+            assert len(done) == 4
             assert all(line.endswith(": removed") for line in done)
+
+    def test_people_are_told_once(self, served: Served, webhook: Webhook) -> None:
+        from prefect.blocks.notifications import CustomWebhookNotificationBlock
+        from prefect.settings import PREFECT_API_URL, temporary_settings
+
+        said = {"subject": "{{subject}}", "body": "{{body}}"}
+        block = CustomWebhookNotificationBlock(name="team", url=webhook.url, json_data=said)
+        payload = {"check": "c", "candidate": "shipments-candidates@4", "verdict": "pass"}
+        with served.client() as client, temporary_settings({PREFECT_API_URL: served.url}):
+            block.save("team", overwrite=True)
+            there = {found.name: found.id for found in client.read_deployments()}
+            automations.apply(client, "shipments", there, "custom-webhook/team")
+            for again in (True, False):  # the second would come last
+                told = {**payload, "reason": f"again: {again}"}
+                events.tell(events.CANDIDATE_WAITS, "shipments", told, again)
+            served.until(lambda: bool(webhook.came))
+            automations.apply(client, "shipments", there, None)
+        (came,) = webhook.came
+        assert came["subject"] == "shipments-candidates@4 waits for reviewers"
+        assert "Verdict: pass\n\nagain: False\n" in came["body"]
 
     def test_ctrl_c_ends_it_in_order_and_the_next_run_finishes(
         self, served: Served, monkeypatch: pytest.MonkeyPatch
