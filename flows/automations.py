@@ -206,7 +206,7 @@ def _crashed() -> AutomationCore:
             after={HEARTBEAT},
             expect={HEARTBEAT, *ended},
             match={"prefect.resource.id": "prefect.flow-run.*"},
-            match_related=_OURS,  # those of others have another pulse, Prefect's own is 180 seconds
+            match_related={**_OURS},  # Prefect's own pulse, as others have it, is 180 seconds
             for_each={"prefect.resource.id"},
             posture=Posture.Proactive,
             threshold=1,
