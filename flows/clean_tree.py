@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -160,16 +161,15 @@ class CleanTree:
         (self.root / LOG).parent.mkdir(exist_ok=True)
         options = ["--single-item", "--force", "--no-run-cache", "--no-commit"]
         with _nobody_listens() as address, (self.root / LOG).open("ab") as log:
-            done = subprocess.run(
+            status = _run(
                 [sys.executable, "-m", "dvc", "repro", *options, stage],
                 cwd=self.root,
                 env=_environment() | {"MLFLOW_TRACKING_URI": address},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                check=False,
             )
-        if done.returncode:
+        if status:
             raise self._failed(stage)
 
     def _failed(self, stage: str) -> StageError:
@@ -184,6 +184,17 @@ class CleanTree:
         )
         error.exit_code = FAULT
         return error
+
+
+def _run(command: list[str], **options: Any) -> int:
+    """Run a command; when this process is stopped meanwhile, so is all that the command started."""
+    with subprocess.Popen(command, start_new_session=True, **options) as process:
+        try:
+            return process.wait()
+        except BaseException:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGTERM)
+            raise
 
 
 def refuse_folder(folder: Path) -> None:
@@ -206,7 +217,7 @@ def _environment() -> dict[str, str]:
     return {**kept, "PATH": path, "DVC_NO_ANALYTICS": "1", "DO_NOT_TRACK": "1"}
 
 
-@contextmanager
+@contextlib.contextmanager
 def _nobody_listens() -> Iterator[str]:
     """An address that refuses connections at once: a stage needs no MLflow, and the team's must not
     get the runs and the version of a rebuild."""
