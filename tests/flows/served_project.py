@@ -49,6 +49,16 @@ FINAL = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 TELLS_WHEN_UP = "Ctrl-C stops"
 
 
+IN_FRONT = """
+import signal
+from flows.cli import main
+signal.signal(signal.SIGINT, signal.default_int_handler)
+main()
+"""
+"""The command line as in a terminal: what a shell runs in the background has Ctrl-C ignored, and so has
+all that this starts, tests among it."""
+
+
 @dataclass
 class Served:
     """`tunetrail up`, in a project and a home of its own."""
@@ -79,9 +89,8 @@ class Served:
 
     def start(self, *options: str) -> subprocess.Popen[str]:
         ports = ("--prefect-port", str(self.prefect_port), "--mlflow-port", str(self.mlflow_port))
-        line = "from flows.cli import main; main()"
         return subprocess.Popen(
-            [sys.executable, "-c", line, "up", *ports, *options],
+            [sys.executable, "-c", IN_FRONT, "up", *ports, *options],
             cwd=self.root,
             env=self.variables(),
             stdout=subprocess.PIPE,
