@@ -465,7 +465,7 @@ def drift(
         bool, typer.Option("--json", help="Print what drift.json holds, for a program to read.")
     ] = False,
 ) -> None:
-    """Compare what arrived in data/incoming with what the champion learned from."""
+    """Compare what arrived with what the champion learned from."""
     import json
 
     from flows import drift as drift_check
@@ -573,7 +573,7 @@ def up(
         bool, typer.Option("--accounts", help="MLflow asks who one is, as `tunetrail server` does.")
     ] = False,
 ) -> None:
-    """Serve Prefect, MLflow and a worker with all deployments, until Ctrl-C."""
+    """Serve Prefect, MLflow and a worker, with all deployments."""
     from flows import up as serving
     from tasks.params import load
 

@@ -203,6 +203,7 @@ class TestRefusals:
     def test_an_answer_of_another_kind_is_none(self, team) -> None:
         """A seal on something else does not make it an answer."""
         reference = team.candidate()
+        team.pass_time()  # so that it is the newest
         answer = team.answer(reference)
         team.keep(reference, seal.sealed(audit.PURPOSE, answer, signing.signing_key()))
         (told,) = refused(team, reference)
