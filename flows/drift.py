@@ -24,6 +24,8 @@ from prefect.states import Completed
 from ruamel.yaml import YAML
 
 from flows import dvc_storage, events, reproduce
+from flows.drift_checks import DOCUMENT, REPORT
+from flows.drift_checks import FOLDER as CHECKS
 from flows.reproduce import Recorded
 from tasks.drift import arrivals, comparison, learned, quality, report
 from tasks.drift.arrivals import Arrival, Reading
@@ -40,9 +42,6 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 INCOMING = Path("data/incoming")
-CHECKS = STATE / "drift"
-"""A folder a check: drift.json and report.html."""
-DOCUMENT, REPORT = "drift.json", "report.html"
 LEARNED = STATE / "learned"
 """Outputs of the stages that made champions, by their md5."""
 SCHEMA = 1
