@@ -469,6 +469,7 @@ def drift(
     import json
 
     from flows import drift as drift_check
+    from flows.drift_checks import REPORT
     from tasks.params import load
 
     with _told("only it knows the champion, so nothing was compared"):
@@ -479,7 +480,7 @@ def drift(
     else:
         print(*done.lines(), sep="\n")
         if done.folder is not None:
-            print(f"report: open {done.folder / drift_check.REPORT}")
+            print(f"report: open {done.folder / REPORT}")
     if done.exit_code:
         raise typer.Exit(done.exit_code)
 
