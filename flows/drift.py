@@ -261,13 +261,16 @@ def _learned(recorded: Recorded, where: dvc_storage.Storage) -> Learned:
     """
     wanted = (
         "data/formatted",
+        "data/corpus.jsonl",
         "data/validated",
         "data/rejected/ingest.jsonl",
         "data/rejected/validate.jsonl",
     )
-    formatted, validated, *rejected = _bring(recorded, wanted, where)
+    formatted, corpus, validated, *rejected = _bring(recorded, wanted, where)
     ingest = recorded.stages["ingest"]["params"]["ingest"]
-    return Learned(formatted, validated, (rejected[0], rejected[1]), tuple(ingest["sources"]))
+    return Learned(
+        formatted, corpus, validated, (rejected[0], rejected[1]), tuple(ingest["sources"])
+    )
 
 
 def _bring(recorded: Recorded, paths: Sequence[str], where: dvc_storage.Storage) -> list[Path]:

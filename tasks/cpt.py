@@ -19,7 +19,7 @@ from tasks.training import beforehand, causal, examples, handoff, loop, machine,
 Text = TypeVar("Text")
 
 
-def run(base: Path, data: Path, out: Out, curve: Out, cpt: Cpt, compute: Compute) -> Metrics:
+def run(base: Path, corpus: Path, out: Out, curve: Out, cpt: Cpt, compute: Compute) -> Metrics:
     """Train all weights, or an adapter that is then folded in, on packed text. The output is a complete
     model."""
     if not cpt.enabled:
@@ -34,7 +34,7 @@ def run(base: Path, data: Path, out: Out, curve: Out, cpt: Cpt, compute: Compute
     beforehand.check_block(base, cpt.block_tokens)
     if cpt.method == "lora":
         beforehand.check_targets(base, cpt.lora.target_modules, "cpt.lora.target_modules")
-    rows = examples.read_rows(data / "corpus.jsonl")
+    rows = examples.read_rows(corpus)
     train, held_out = split([row["text"] for row in rows], cpt.validation_share, compute.seed)
     tokenizer = chat.load_tokenizer(base)
     blocks = examples.packed_blocks(train, tokenizer, cpt.block_tokens)

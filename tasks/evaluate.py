@@ -42,6 +42,7 @@ def run(
     merged: Path,
     onnx: Path,
     data: Path,
+    corpus: Path,
     ingest_metrics: Path,
     validate_metrics: Path,
     format_metrics: Path,
@@ -68,7 +69,7 @@ def run(
 
     with _workshop(report) as folder:
         models = _models(base, cpt, sft, merged, onnx, data, evaluate, folder)
-        held = contest.hold(models, rows, _material(data), by, evaluate, compute.threads)
+        held = contest.hold(models, rows, _material(data, corpus), by, evaluate, compute.threads)
         numbers = scoring.measured(rows, held.answers, contaminated, by)
         known = harness.run(
             {BASE: base, FINAL: merged},
@@ -141,11 +142,11 @@ def _models(
     return {**models, FINAL: Exported(merged, onnx if exported else None)}
 
 
-def _material(data: Path) -> Material:
+def _material(data: Path, corpus: Path) -> Material:
     return Material(
         solved=test_rows.read_solved(data, "train"),
         validation=test_rows.read_solved(data, "validation"),
-        passages=test_rows.read_passages(data),
+        passages=test_rows.read_passages(corpus),
     )
 
 

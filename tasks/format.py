@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -37,9 +38,16 @@ LEFT_OUT = "left out on purpose"
 
 
 def run(
-    data: Path, base: Path, out: Out, rejected: Out, settings: Format, compute: Compute
+    data: Path,
+    base: Path,
+    out: Out,
+    corpus: Out,
+    rejected: Out,
+    settings: Format,
+    compute: Compute,
 ) -> Metrics:
-    """Split without leaks, decontaminate, mix, check the chat contract."""
+    """Split without leaks, decontaminate, mix, check the chat contract; documents go into a file of
+    their own, `corpus`, so that what is trained on them alone outlives new chats."""
     log_input("validated", data, "formatting")
     tokenizer = chat.load_tokenizer(base)
     reading = columns.Reading(data, base, settings.max_tokens, settings.split.stratify_by)
@@ -61,6 +69,7 @@ def run(
         parts = {split: parts[split] for split in splits.SPLITS}
         with Rejects(rejected) as rejects, records.writing(out, splits.SPLITS) as writer:
             write(rows, plan, parts, rejects, writer)
+        shutil.move(out / "corpus.jsonl", corpus)
         reasons = rejects.total()
         refuse_empty(writer.rows, reasons, settings.split)
         refuse_faults(rejects, rows.columns, settings.max_reject_share)

@@ -24,6 +24,7 @@ def run(
     merged: Path,
     onnx: Path,
     data: Path,
+    corpus: Path,
     report: Path,
     verdict: Path,
     metrics: Path,
@@ -36,7 +37,7 @@ def run(
         environment_lock=ENVIRONMENT_LOCK,
         contract=data / "contract.json",
         models=[sft, dpo, merged, onnx],
-        evidence=[data, report, verdict, metrics],
+        evidence=[data, corpus, report, verdict, metrics],
     )
     provenance.write(document, out)
     candidate = Candidate(
@@ -48,6 +49,7 @@ def run(
         merged=merged,
         onnx=onnx,
         data=data,
+        corpus=corpus,
         report=report,
         verdict=verdict,
         metrics=metrics,

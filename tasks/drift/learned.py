@@ -17,8 +17,8 @@ from tasks.drift.columns import Side
 from tasks.drift.sample import Sample
 from tasks.lineage.stage import StageError
 
-TRAINED = {"chat": "train.jsonl", "preference": "preferences.jsonl", "text": "corpus.jsonl"}
-"""The file of data/formatted that is trained on, by the kind of its records."""
+TRAINED = {"chat": "train.jsonl", "preference": "preferences.jsonl"}
+"""The file of data/formatted that is trained on, by the kind of its records; documents are apart."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,7 @@ class Learned:
     """Outputs of the stages that made the champion, as they lie here."""
 
     formatted: Path
+    corpus: Path
     validated: Path
     rejected: tuple[Path, Path]
     """What ingest and validate rejected."""
@@ -48,7 +49,8 @@ def side(learned: Learned, like: str, kind: records.Kind, rows: int, seed: int) 
         )
     sample = Sample(rows, seed)
     seen = SeenIds()
-    for record in records.read(learned.formatted / TRAINED[kind]):
+    trained = learned.corpus if kind == "text" else learned.formatted / TRAINED[kind]
+    for record in records.read(trained):
         if is_of(record["source"], like) and seen.add(f"{record['source']}\0{record['id']}"):
             sample.add(record)
     rejected: Counter[str] = Counter()

@@ -73,10 +73,10 @@ def read_solved(data: Path, split: str) -> list[Row]:
     return list({row.question: row for row in reversed(rows)}.values())[::-1]
 
 
-def read_passages(data: Path) -> list[str]:
+def read_passages(corpus: Path) -> list[str]:
     """The paragraphs of the documents, each with its document's first line, which is its title."""
     passages = []
-    for record in _records(data / "corpus.jsonl"):
+    for record in _records(corpus):
         title, *paragraphs = [part for part in record["text"].split("\n\n") if part.strip()] or [""]
         passages += [f"{title}\n{paragraph}" for paragraph in paragraphs] or [title]
     return list(dict.fromkeys(filter(None, passages)))

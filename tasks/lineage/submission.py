@@ -44,6 +44,8 @@ class Candidate:
     onnx: Path
     data: Path
     """As `format` wrote it: the chat contract, and a row that shows how the model is asked."""
+    corpus: Path
+    """The documents, which `format` writes by themselves."""
     report: Path
     verdict: Path
     metrics: Path
@@ -92,7 +94,7 @@ def check_files(candidate: Candidate) -> None:
         for stage in candidate.facts["stages"]
         for path, output in stage["outputs"].items()
     }
-    for name in ("sft", "dpo", "merged", "onnx", "data", "report", "verdict", "metrics"):
+    for name in ("sft", "dpo", "merged", "onnx", "data", "corpus", "report", "verdict", "metrics"):
         path: Path = getattr(candidate, name)
         if hashes.sha256(path) != made[path.as_posix()]:
             raise StageError(
@@ -235,6 +237,7 @@ def _datasets(candidate: Candidate) -> dict[str, str]:
         for name, digest in hashes.manifest(candidate.data).items()
         if name.endswith(".jsonl")
     }
+    files[candidate.corpus.as_posix()] = hashes.sha256(candidate.corpus)
     raw = [path for path in statement.sources(candidate.facts) if path.startswith("data/")]
     return files | {path: hashes.sha256(Path(path)) for path in raw if Path(path).exists()}
 

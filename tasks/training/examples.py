@@ -19,7 +19,7 @@ IGNORED = -100
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of a file of data/formatted.
+    """The rows of a file that `format` wrote.
 
     Raises:
         StageError: when it holds none; training on nothing is never meant.

@@ -29,7 +29,7 @@ TRAINED = 500
 OUTPUTS = {
     "ingest": ["data/rejected/ingest.jsonl"],
     "validate": ["data/validated", "data/rejected/validate.jsonl"],
-    "format": ["data/formatted"],
+    "format": ["data/formatted", "data/corpus.jsonl"],
     "evaluate": ["models/report"],
 }
 
@@ -107,6 +107,7 @@ def _make(params: Params, raw: Path) -> None:
         for _ in range(count)
     ]
     _lines("data/formatted/train.jsonl", rows[:400])
+    _lines("data/corpus.jsonl", [])
     _lines("data/validated/chat.jsonl", rows)
     _lines("data/rejected/ingest.jsonl", rejected)
     _lines("data/rejected/validate.jsonl", [])
@@ -334,7 +335,7 @@ class TestCheck:
         shutil.rmtree(".dvc/cache")
         shown = tunetrail("drift", "--against", REFERENCE)
         assert shown.exit_code == FAULT
-        assert "data/formatted, data/validated, data/rejected/ingest.jsonl, " in shown.stderr
+        assert "data/formatted, data/corpus.jsonl, data/validated, " in shown.stderr
         assert "`dvc push` it from where the version was registered" in shown.stderr
 
     def test_an_entry_that_is_like_nothing(self, project: Path) -> None:

@@ -41,10 +41,11 @@ stages:
     desc: Hold rows out
     cmd: >-
       python -m tasks.format --data data/ingested --contract kept/contract.json --out data/formatted
-      --validated data/validated --rejected data/rejected/validate.jsonl
+      --corpus data/corpus.jsonl --validated data/validated --rejected data/rejected/validate.jsonl
     deps: [data/ingested, kept/contract.json, tasks/format.py]
     params: [validate, format]
-    outs: [data/formatted, data/validated, data/rejected/validate.jsonl, models/records/format.json]
+    outs: [data/formatted, data/corpus.jsonl, data/validated, data/rejected/validate.jsonl,
+           models/records/format.json]
   sft:
     desc: Train
     cmd: >-
@@ -66,12 +67,13 @@ stages:
     desc: Make a version of it
     cmd: >-
       python -m tasks.register --records models/records --sft models/sft --dpo models/dpo
-      --merged models/merged --onnx models/onnx --data data/formatted --report models/report
-      --verdict models/verdict.json --metrics models/evaluate.metrics.json
+      --merged models/merged --onnx models/onnx --data data/formatted --corpus data/corpus.jsonl
+      --report models/report --verdict models/verdict.json --metrics models/evaluate.metrics.json
       --out models/provenance.json
     deps: [models/records/base.json, models/records/ingest.json, models/records/format.json,
            models/records/sft.json, models/records/evaluate.json, models/sft, models/dpo,
-           models/merged, models/onnx, data/formatted, models/report, models/verdict.json,
+           models/merged, models/onnx, data/formatted, data/corpus.jsonl, models/report,
+           models/verdict.json,
            models/evaluate.metrics.json, tasks/register.py, requirements.lock]
     params: [register]
     outs: [models/provenance.json]
@@ -101,11 +103,12 @@ from tasks.lineage.stage import Metrics, Out
 from tasks.params import Format, Validate
 import json
 
-def run(data: Path, contract: Path, out: Out, validated: Out, rejected: Out,
+def run(data: Path, contract: Path, out: Out, corpus: Out, validated: Out, rejected: Out,
         settings: Format, validate: Validate) -> Metrics:
     """Split."""
     shutil.copytree(data, validated)
     rejected.touch()
+    corpus.touch()
     sources = defaultdict(list)
     for line in (data / "chat.jsonl").read_text().splitlines(keepends=True):
         sources[json.loads(line)["source"]].append(line)

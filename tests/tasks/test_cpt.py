@@ -24,7 +24,7 @@ def test_a_complete_model_comes_out_and_the_same_twice(
     found = []
     for name in ("one", "two"):
         out, curve = tmp_path / name / "cpt", tmp_path / name / "curves/cpt.csv"
-        metrics = cpt.run(tiny_model, formatted, out, curve, cpt_settings, compute)
+        metrics = cpt.run(tiny_model, formatted / "corpus.jsonl", out, curve, cpt_settings, compute)
         found.append((hashes.manifest(tmp_path / name), metrics))
     assert found[0] == found[1]
 
@@ -58,7 +58,9 @@ def test_switched_off_hands_the_base_on(
 ) -> None:
     off = cpt_settings.model_copy(update={"enabled": False})
     out, curve = tmp_path / "cpt", tmp_path / "curves/cpt.csv"
-    assert cpt.run(tiny_model, formatted, out, curve, off, compute) == {"enabled": 0}
+    assert cpt.run(tiny_model, formatted / "corpus.jsonl", out, curve, off, compute) == {
+        "enabled": 0
+    }
     assert hashes.manifest(out) == hashes.manifest(tiny_model)
     assert curve.read_text() == "step,loss,validation_loss\n"
 
@@ -67,7 +69,9 @@ def test_without_validation_every_text_is_trained_on(
     tiny_model: Path, formatted: Path, cpt_settings: Cpt, compute: Compute, tmp_path: Path
 ) -> None:
     whole = cpt_settings.model_copy(update={"validation_share": 0.0})
-    metrics = cpt.run(tiny_model, formatted, tmp_path / "o", tmp_path / "c.csv", whole, compute)
+    metrics = cpt.run(
+        tiny_model, formatted / "corpus.jsonl", tmp_path / "o", tmp_path / "c.csv", whole, compute
+    )
     assert (metrics["texts"], metrics["texts_held_out"]) == (8, 0)
     assert "validation_loss" not in metrics
 
@@ -85,9 +89,10 @@ def test_texts_are_held_out_whole_and_in_order() -> None:
 def test_no_text_is_refused(
     tiny_model: Path, cpt_settings: Cpt, compute: Compute, tmp_path: Path
 ) -> None:
-    write_rows(tmp_path / "corpus.jsonl", [])
+    corpus = tmp_path / "corpus.jsonl"
+    write_rows(corpus, [])
     with pytest.raises(
         StageError, match=r"corpus\.jsonl holds no rows; see models/format\.metrics"
     ):
-        cpt.run(tiny_model, tmp_path, tmp_path / "out", tmp_path / "c.csv", cpt_settings, compute)
+        cpt.run(tiny_model, corpus, tmp_path / "out", tmp_path / "c.csv", cpt_settings, compute)
     assert not (tmp_path / "out").exists()

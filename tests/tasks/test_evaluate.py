@@ -68,6 +68,7 @@ def rest(
     write_record(records, models["merged"])
     return {
         "data": data,
+        "corpus": data / "corpus.jsonl",
         **{f"{stage}_metrics": path for stage, path in counted.items()},
         "curves": curves,
         "records": records,
@@ -295,7 +296,7 @@ def test_methods_that_are_off_or_cannot_be(
         rows = [chat(n, '{"category": "a"}') for n in range(100, 105)]
         text = "".join(json.dumps(row) + "\n" for row in rows)
         (rest["data"] / f"{split}.jsonl").write_text(text)
-    (rest["data"] / "corpus.jsonl").write_text("")
+    rest["corpus"].write_text("")
     (rest["data"] / "regression.jsonl").write_text("")
     stated = contamination({"test": TEST_ROWS, "hard_test": 3, "regression": 0}, {})
     (rest["data"] / "contamination.json").write_text(json.dumps(stated))

@@ -111,13 +111,26 @@ def read(path: Path) -> list[Any]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
+def written(folder: Path, split: str) -> Path:
+    """Where a run in a folder wrote a split: documents lie by themselves."""
+    return folder / ("" if split == "corpus" else "out") / f"{split}.jsonl"
+
+
 def run(
     folder: Path, base: Path, settings: Format, compute: Compute, **kinds: list[Any]
 ) -> tuple[dict[str, list[str]], Any, list[Any]]:
     """Ids by split, metrics and rejects of a run in an empty folder."""
     data = write(folder / "in", **kinds)
-    metrics = stage.run(data, base, folder / "out", folder / "rejected.jsonl", settings, compute)
-    found = {name: [row["id"] for row in read(folder / "out" / f"{name}.jsonl")] for name in SPLITS}
+    metrics = stage.run(
+        data,
+        base,
+        folder / "out",
+        folder / "corpus.jsonl",
+        folder / "rejected.jsonl",
+        settings,
+        compute,
+    )
+    found = {name: [row["id"] for row in read(written(folder, name))] for name in SPLITS}
     return found, metrics, read(folder / "rejected.jsonl")
 
 
@@ -151,7 +164,7 @@ def test_rows_keep_what_they_were_and_say_their_tokens(mixed: Any, tiny_model: P
     tokenizer = rendering.load_tokenizer(tiny_model)
     rows = {(row["source"], row["id"]): row for row in CHATS + PAIRS + TEXTS}
     for split in SPLITS:
-        for row in read(folder / "out" / f"{split}.jsonl"):
+        for row in read(written(folder, split)):
             before = rows[row["source"], row["id"]]
             counts = list(row)[len(before) :]
             assert {key: row[key] for key in before} == before
@@ -220,7 +233,7 @@ def test_the_metrics_add_up(mixed: Any) -> None:
         (row["source"], row["id"]): row
         for split in SPLITS
         if split != "corpus"
-        for row in read(folder / "out" / f"{split}.jsonl")
+        for row in read(written(folder, split))
     }
     lengths = [length for row in used.values() for length in listed(row["tokens"])]
     supervised = sum(count for row in used.values() for count in listed(row["supervised"]))
@@ -363,7 +376,7 @@ def test_the_numbers_behind_the_pictures(mixed: Any) -> None:
         {"split": split, "rows": str(len(found[split]))} for split in SPLITS
     ]
     for split in SPLITS[:-1]:
-        rows = read(folder / "out" / f"{split}.jsonl")
+        rows = read(written(folder, split))
         bins = [line for line in tables["lengths"] if line["split"] == split]
         assert [int(line["tokens"]) for line in bins] == [16 * n for n in range(1, len(bins) + 1)]
         for line in bins:
@@ -397,7 +410,7 @@ def test_two_runs_write_the_same_bytes(
     _, again, _ = run(tmp_path, tiny_model, section(), compute, **kinds)
     assert again == metrics
     for name in [
-        *(f"out/{split}.jsonl" for split in SPLITS),
+        *(str(written(Path(), split)) for split in SPLITS),
         "out/contract.json",
         "out/contamination.json",
         *(f"out/plots/{name}.csv" for name in ("splits", "lengths", "classes", "clusters")),
@@ -630,7 +643,15 @@ def test_a_file_edited_by_hand_is_named(tmp_path: Path, tiny_model: Path, comput
     data = write(tmp_path / "in", chat=CHATS[:2])
     (data / "chat.jsonl").write_text('{"id":\n', encoding="utf-8")
     with pytest.raises(StageError, match=r"chat.jsonl:1: .*; stage outputs are not edit"):
-        stage.run(data, tiny_model, tmp_path / "out", tmp_path / "r.jsonl", section(), compute)
+        stage.run(
+            data,
+            tiny_model,
+            tmp_path / "out",
+            tmp_path / "c.jsonl",
+            tmp_path / "r.jsonl",
+            section(),
+            compute,
+        )
 
 
 def test_the_shipped_data_loses_what_its_readme_says(
@@ -649,7 +670,9 @@ def test_the_shipped_data_loses_what_its_readme_says(
     validate.run(ingested, tiny_model, validated, rejected, docs, checks)
     settings = params.format.model_copy(update={"max_tokens": 2048})  # of a tiny vocabulary
     rejected = tmp_path / "format.jsonl"
-    metrics = stage.run(validated, tiny_model, tmp_path / "out", rejected, settings, compute)
+    metrics = stage.run(
+        validated, tiny_model, tmp_path / "out", tmp_path / "c.jsonl", rejected, settings, compute
+    )
     found = read(rejected)
     assert {(reject["reason"], reject["id"]) for reject in found} == copies
     counts = Counter((reject["reason"], reject["source"]) for reject in found)
@@ -665,7 +688,7 @@ def test_the_shipped_data_loses_what_its_readme_says(
     trained = {
         row["id"]
         for split in ("train", "validation", "preferences", "preferences_validation")
-        for row in read(tmp_path / "out" / f"{split}.jsonl")
+        for row in read(written(tmp_path, split))
     }
     for _, rows in pairs:
         for copy, origin in re.findall(r"([SP]-\d+) of ([SP]-\d+)", rows):

@@ -293,7 +293,9 @@ def test_cpt_with_lora_hands_on_a_complete_model(
     found = []
     for name in ("one", "two"):
         out = tmp_path / name
-        metrics = cpt.run(tiny_model, formatted, out, tmp_path / "c.csv", lora, compute)
+        metrics = cpt.run(
+            tiny_model, formatted / "corpus.jsonl", out, tmp_path / "c.csv", lora, compute
+        )
         found.append((hashes.manifest(out), metrics))
     assert found[0] == found[1]
     assert set(found[0][0]) == set(hashes.manifest(tiny_model))
@@ -315,5 +317,12 @@ def test_cpt_that_cannot_be_folded_is_refused(
     monkeypatch.setattr(handoff, "FOLDED", -1.0)
     lora = cpt_settings.model_copy(update={"method": "lora"})
     with pytest.raises(GateError, match=r"the folded model is not .*; a target of cpt\.lora"):
-        cpt.run(tiny_model, formatted, tmp_path / "cpt", tmp_path / "c.csv", lora, compute)
+        cpt.run(
+            tiny_model,
+            formatted / "corpus.jsonl",
+            tmp_path / "cpt",
+            tmp_path / "c.csv",
+            lora,
+            compute,
+        )
     assert not (tmp_path / "cpt").exists()

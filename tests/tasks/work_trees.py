@@ -103,6 +103,7 @@ class Pipeline:
         _write("models/dpo/adapter_model.safetensors", "continued adapter")
         _write("data/formatted/train.jsonl", row)
         _write("data/formatted/contract.json", chat.contract(chat.load_tokenizer(model)))
+        _write("data/corpus.jsonl", {"text": "a text"})
         _write("models/report/index.html", "report")
         _write("models/verdict.json", VERDICT)
         _write("models/evaluate.metrics.json", METRICS)
@@ -113,7 +114,8 @@ class Pipeline:
         base = {"source": "scratch", "scratch": {"layers": 2}}
         evaluated = ["models/report", "models/verdict.json", "models/evaluate.metrics.json"]
         _record("base", {"base": base}, ["data/raw"], ["models/base"])
-        _record("format", {"format": {}}, ["data/raw", "models/base"], ["data/formatted"])
+        written = ["data/formatted", "data/corpus.jsonl"]
+        _record("format", {"format": {}}, ["data/raw", "models/base"], written)
         _record("sft", {"sft": {}}, ["models/base", "data/formatted"], ["models/sft"])
         _record("dpo", {"dpo": {}}, ["models/sft", "data/formatted"], ["models/dpo"])
         made = ["models/merged", "models/onnx"]
@@ -151,6 +153,7 @@ class Pipeline:
             "merged": Path("models/merged"),
             "onnx": Path("models/onnx"),
             "data": Path("data/formatted"),
+            "corpus": Path("data/corpus.jsonl"),
             "report": Path("models/report"),
             "verdict": Path("models/verdict.json"),
             "metrics": Path("models/evaluate.metrics.json"),

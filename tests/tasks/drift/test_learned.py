@@ -32,7 +32,14 @@ def data(tmp_path: Path) -> Learned:
         write(tmp_path / "rejected" / f"{name}.jsonl", rejects)
     paths = tmp_path / "rejected" / "ingest.jsonl", tmp_path / "rejected" / "validate.jsonl"
     sources = ({"file": LIKE}, {"file": "other.jsonl"})
-    return Learned(tmp_path / "formatted", tmp_path / "validated", paths, sources)
+    write(tmp_path / "corpus.jsonl", [])
+    return Learned(
+        tmp_path / "formatted",
+        tmp_path / "corpus.jsonl",
+        tmp_path / "validated",
+        paths,
+        sources,
+    )
 
 
 def test_rows_of_the_source_alone_each_once(data: Learned) -> None:

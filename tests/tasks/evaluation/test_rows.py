@@ -74,4 +74,8 @@ def test_passages_carry_their_title(tmp_path: Path) -> None:
     texts = ["Title\n\nfirst\n\n\n\nsecond", "only a title", "", "Title\n\nfirst"]
     lines = "".join(json.dumps({"text": text}) + "\n" for text in texts)
     (tmp_path / "corpus.jsonl").write_text(lines)
-    assert rows.read_passages(tmp_path) == ["Title\nfirst", "Title\nsecond", "only a title"]
+    assert rows.read_passages(tmp_path / "corpus.jsonl") == [
+        "Title\nfirst",
+        "Title\nsecond",
+        "only a title",
+    ]

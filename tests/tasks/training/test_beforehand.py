@@ -56,7 +56,9 @@ def stages(
     """Each training stage as a function of model and data."""
     out, curve = tmp_path / "out", tmp_path / "curve.csv"
     return {
-        "cpt": lambda model, data: cpt.run(model, data, out, curve, cpt_settings, compute),
+        "cpt": lambda model, data: cpt.run(
+            model, data / "corpus.jsonl", out, curve, cpt_settings, compute
+        ),
         "sft": lambda model, data: sft.run(model, data, out, curve, sft_settings, compute),
         "dpo": lambda model, data: dpo.run(
             model, sft_run.out, data, out, curve, dpo_settings, compute

@@ -50,7 +50,7 @@ def training(
 
     return {
         "cpt": lambda to: cpt.run(
-            tiny_model, formatted, to / "out", to / "curve.csv", twice, compute
+            tiny_model, formatted / "corpus.jsonl", to / "out", to / "curve.csv", twice, compute
         ),
         "qlora": supervised({}),
         "qlora_dropout": supervised(linear),
