@@ -18,6 +18,7 @@ from uuid import UUID
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
+from flows.flow_run import RETRIES
 from flows.worker import POOL
 from tasks.lineage.stage import FAULT, StageError
 
@@ -151,7 +152,12 @@ def _digest(file: Path, deployments: list[Wanted]) -> str:
 
 def _deploy(url: str, file: Path) -> str:
     command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"]
-    environment = {**os.environ, "PREFECT_API_URL": url, "PREFECT_LOGGING_LEVEL": "WARNING"}
+    environment = {
+        **os.environ,
+        "PREFECT_API_URL": url,
+        "PREFECT_LOGGING_LEVEL": "WARNING",
+        "PREFECT_CLIENT_MAX_RETRIES": RETRIES,  # a server that catches up says 503 at first
+    }
     environment.pop("TUNETRAIL_PROJECT", None)  # each worker fills in its own
     try:
         done = subprocess.run(

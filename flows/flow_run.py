@@ -13,8 +13,8 @@ import runpy
 from tasks.lineage.process import die_with_parent
 
 RETRIES = "5"
-"""How often a request is sent again: for a minute, in which a server that was killed is back.  On the
-command line somebody waits, and fewer must do."""
+"""How often a request is sent again: for a minute, in which a server that was killed is back, or has
+caught up.  On the command line somebody waits, and fewer must do."""
 
 
 def main() -> None:

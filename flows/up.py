@@ -21,6 +21,7 @@ from filelock import FileLock, Timeout
 
 from flows import registry_access, registry_server
 from flows.children import Child, Down, Watch
+from flows.flow_run import RETRIES
 from flows.registry_server import LOOPBACK, BadAddress, Home
 from tasks.lineage import store
 from tasks.lineage.process import Terminated, raise_on_sigterm
@@ -93,7 +94,12 @@ def up(options: Options, model: str, notify: str | None, tell: Tell) -> None:
 def _serve(
     options: Options, model: str, notify: str | None, tell: Tell, stack: contextlib.ExitStack
 ) -> None:
-    from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
+    from prefect.settings import (
+        PREFECT_API_AUTH_STRING,
+        PREFECT_API_URL,
+        PREFECT_CLIENT_MAX_RETRIES,
+        temporary_settings,
+    )
 
     prefect = _prefect(options)
     mlflow = _mlflow(options, model, tell)
@@ -106,7 +112,10 @@ def _serve(
     for child in servers:
         child.wait()
 
-    settings: dict[object, object] = {PREFECT_API_URL: prefect.url}
+    settings: dict[object, object] = {
+        PREFECT_API_URL: prefect.url,
+        PREFECT_CLIENT_MAX_RETRIES: int(RETRIES),
+    }
     if prefect.child and (auth := os.environ.get("PREFECT_SERVER_API_AUTH_STRING")):
         settings[PREFECT_API_AUTH_STRING] = auth
     stack.enter_context(temporary_settings(settings))
