@@ -10,7 +10,9 @@ import hashlib
 import os
 import subprocess
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import UUID
@@ -24,6 +26,7 @@ from tasks.lineage.stage import FAULT, StageError
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
+    from prefect.client.schemas.objects import FlowRun
 
 FILE = Path("prefect.yaml")
 APPLIED = "tunetrail_applied"
@@ -33,6 +36,7 @@ QUEUES = {"in-turn": 1, "at-once": None}
 """How many flow runs of each queue run at the same time, where somebody has not changed it."""
 
 PATIENCE_SECONDS = 300
+PAGE = 200
 
 
 class BadFile(StageError):
@@ -102,6 +106,42 @@ def apply(client: SyncPrefectClient, url: str, file: Path = FILE) -> tuple[dict[
         raise NotDeployed(f"prefect deploy left out {', '.join(missing)}:\n{said}")
     _note(client, digest)
     return there, True
+
+
+def forget_missed(client: SyncPrefectClient, deployments: Iterable[UUID]) -> int:
+    """Delete what schedules planned while nothing was there to start it, but the newest run of each
+    deployment: one check answers for all that a night has missed, and what follows need not wait.
+
+    Returns:
+        how many runs were deleted.
+    """
+    from prefect.client.schemas import filters
+    from prefect.client.schemas.objects import StateType
+    from prefect.client.schemas.sorting import FlowRunSort
+
+    late = filters.FlowRunFilter(
+        deployment_id=filters.FlowRunFilterDeploymentId(any_=list(deployments)),
+        state=filters.FlowRunFilterState(
+            type=filters.FlowRunFilterStateType(any_=[StateType.SCHEDULED])
+        ),
+        next_scheduled_start_time=filters.FlowRunFilterNextScheduledStartTime.model_validate(
+            {"before_": datetime.now(UTC)}
+        ),
+    )
+    found: list[FlowRun] = []
+    while page := client.read_flow_runs(
+        flow_run_filter=late,
+        sort=FlowRunSort.EXPECTED_START_TIME_DESC,
+        limit=PAGE,
+        offset=len(found),
+    ):
+        found += page
+    planned = [run for run in found if run.auto_scheduled]
+    newest = {run.deployment_id: run.id for run in reversed(planned)}
+    missed = [run.id for run in planned if run.id != newest[run.deployment_id]]
+    for each in missed:
+        client.delete_flow_run(each)
+    return len(missed)
 
 
 def _make_pool(client: SyncPrefectClient) -> None:

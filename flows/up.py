@@ -277,6 +277,8 @@ def _deploy(prefect: Service, model: str, notify: str | None, tell: Tell) -> Non
             there, new = deployments.apply(client, prefect.url)
             if new:
                 tell(f"{len(there)} deployments are as prefect.yaml says")
+            if prefect.child and (missed := deployments.forget_missed(client, there.values())):
+                tell(f"{missed} runs that were planned while nothing ran here are left out")
             for line in automations.apply(client, model, there, notify):
                 tell(line)
             automations.await_signs_of_life(client)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
 
@@ -104,3 +105,29 @@ def test_only_runs_of_ours_are_asked_for_a_sign_of_life(prefect_api: None) -> No
         finally:
             for run in made:
                 client.delete_flow_run(run.id)
+
+
+def test_of_what_was_missed_the_newest_is_left() -> None:
+    """What somebody asked for by hand is not missed, it waits."""
+    drift, pipeline = uuid4(), uuid4()
+    runs = [
+        SimpleNamespace(id=number, deployment_id=deployment, auto_scheduled=planned)
+        for number, (deployment, planned) in enumerate(
+            [(drift, True), (pipeline, True), (drift, True), (pipeline, False), (drift, True)]
+        )
+    ]  # the newest first
+    asked: list[Any] = []
+    deleted: list[int] = []
+
+    def read_flow_runs(flow_run_filter: Any, sort: Any, limit: int, offset: int) -> list[Any]:
+        asked.append((flow_run_filter, sort))
+        return runs[offset : offset + min(limit, 2)]  # a server gives no more than it likes
+
+    client: Any = SimpleNamespace(read_flow_runs=read_flow_runs, delete_flow_run=deleted.append)
+    assert deployments.forget_missed(client, [drift, pipeline]) == 2
+    assert deleted == [2, 4]
+    wanted, sort = asked[0]
+    assert wanted.deployment_id.any_ == [drift, pipeline]
+    assert [state.value for state in wanted.state.type.any_] == ["SCHEDULED"]
+    assert wanted.next_scheduled_start_time.before_ <= datetime.now(UTC)
+    assert sort.value == "EXPECTED_START_TIME_DESC"
