@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import zc.lockfile
+from ruamel.yaml import YAML
 
 from flows import dvc_dag
 from flows.dvc_dag import DagError, StageFailed, plan, reproduce
@@ -49,6 +50,16 @@ def test_the_shipped_workflow_is_written_in_the_order_it_runs(
     assert sorted(names, key=lambda name: text.index(f"\n  {name}:\n")) == names
     assert names[0] == "base"
     assert names[-1] == "register"
+
+
+def test_new_chats_leave_the_shipped_cpt_as_it_is() -> None:
+    """What cpt depends on holds no chats, so DVC has no reason to train it again."""
+    stages = YAML(typ="safe").load((REPOSITORY / "dvc.yaml").read_text())["stages"]
+    assert [dep for dep in stages["cpt"]["deps"] if dep.startswith("data/")] == [
+        "data/corpus.jsonl"
+    ]
+    assert "data/corpus.jsonl" in stages["format"]["outs"]
+    assert "data/corpus.jsonl" in stages["evaluate"]["deps"]
 
 
 def test_a_target_brings_what_it_needs_and_no_more(project: Path) -> None:
