@@ -510,23 +510,14 @@ def drift(against: str | None = None) -> State[Any]:
         raise StageError(f"{error}; {error.remedy}") from error
     _publish(done)
     if done.decision == "drift":
-        _emit(done, params.register_.name)
-    return Completed(name=_STATES[done.decision], message="\n".join(done.lines()))
-
-
-def _emit(done: Check, name: str) -> None:
-    from prefect.events import emit_event
-
-    assert done.document is not None
-    emit_event(
-        events.DRIFT_FOUND,
-        resource=events.resource(name, done.known),
-        payload={
+        assert done.document is not None
+        found = {
             "check": done.name,
             "data": done.document["data"]["id"],
             "reason": done.document["reasons"][0],
-        },
-    )
+        }
+        events.tell(events.DRIFT_FOUND, params.register_.name, found, again=done.known)
+    return Completed(name=_STATES[done.decision], message="\n".join(done.lines()))
 
 
 def _publish(done: Check) -> None:

@@ -13,6 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from flows import drift as drift_check
+from flows import events
 from flows.cli import DONE, FAULT, GATE, MISUSE, app
 from flows.drift import Check
 from tasks.drift import arrivals
@@ -384,17 +385,15 @@ class TestFlow:
     @pytest.fixture
     def told(self, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         """The events that are emitted."""
-        import prefect.events
-
-        events: list[dict[str, Any]] = []
+        told: list[dict[str, Any]] = []
         monkeypatch.setattr(
-            prefect.events,
+            events,
             "emit_event",
-            lambda event, resource, payload: events.append(
+            lambda event, resource, payload: told.append(
                 {"event": event, "resource": resource, "payload": payload}
             ),
         )
-        return events
+        return told
 
     def test_drift_is_an_event(
         self, project: Path, told: list[dict[str, Any]], prefect_api: None
