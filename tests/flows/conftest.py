@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -40,6 +41,7 @@ stages:
 STAGE = """\
 import json
 import sys
+import time
 from pathlib import Path
 
 name, *outs = (word for word in sys.argv[1:] if word not in ("--raw", "data/raw"))
@@ -132,4 +134,23 @@ def prefect_api() -> Iterator[None]:
     from prefect.testing.utilities import prefect_test_harness
 
     with prefect_test_harness(server_startup_timeout=120):
+        _await_its_recorder()
         yield
+
+
+def _await_its_recorder() -> None:
+    """A server answers before it listens to what becomes of task runs, and what it is told until then
+    is lost: on a busy machine that can be all that a test does."""
+    from prefect import flow, task
+    from prefect.client.orchestration import get_client
+
+    @flow(name="trial")
+    def trial() -> None:
+        task(lambda: None, name="trial")()
+
+    deadline = time.monotonic() + 120
+    with get_client(sync_client=True) as client:
+        while not client.read_task_runs(limit=1):
+            assert time.monotonic() < deadline, "the server records no task runs"
+            trial()
+            time.sleep(1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import shutil
@@ -370,8 +371,12 @@ class TestCommand:
 
 def test_what_it_started_ends_with_it(registered: RegisteredProject, tmp_path: Path) -> None:
     def at_work() -> list[psutil.Process]:
-        below = psutil.Process(command.pid).children(recursive=True)
-        return [process for process in below if "tasks.sft" in process.cmdline()]
+        found = []
+        for process in psutil.Process(command.pid).children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):  # it has ended meanwhile
+                if "tasks.sft" in process.cmdline():
+                    found.append(process)
+        return found
 
     line = "from flows.cli import main; main()"
     options = [registered.reference, "--folder", str(tmp_path / "built")]

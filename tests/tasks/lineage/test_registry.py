@@ -103,6 +103,10 @@ def test_the_run_shows_its_data_by_our_digest(light) -> None:
             "mlflow.data.context": "training",
             "tunetrail.sha256": hashes.sha256(Path("data/formatted/train.jsonl")),
         },
+        "corpus": {
+            "mlflow.data.context": "training",
+            "tunetrail.sha256": hashes.sha256(Path("data/corpus.jsonl")),
+        },
         "raw": {
             "mlflow.data.context": "training",
             "tunetrail.sha256": hashes.sha256(Path("data/raw")),
