@@ -126,7 +126,8 @@ def _code(name: str, stage: dict[str, Any], dag: dict[str, Any], root: Path) -> 
     modules, packages = imported(f"tasks/{name}.py", root)
     module = _module(name, root)
     if module and Compute in sections_read(module.run):
-        modules |= {"tasks/lineage/compute.py"}  # the runner sets its environment
+        # The runner sets its environment.
+        modules |= {"tasks/lineage/compute.py", "tasks/lineage/products.py"}
     for file in sorted(modules):
         if PurePosixPath(file).parent == PurePosixPath("tasks") and file != f"tasks/{name}.py":
             yield f"{file} is another stage; stages never import stages"

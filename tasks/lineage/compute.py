@@ -6,15 +6,18 @@ import os
 import random
 from collections.abc import Mapping
 
+from tasks.lineage import products
 from tasks.params import Compute
 
-# MKL, oneDNN and torch pick kernels by the processor they find; each has a switch of its own.
-# MKL promises equal bits on Intel and AMD only for COMPATIBLE.
+# MKL, oneDNN, OpenBLAS and torch pick kernels by the processor they find; each has a switch of its
+# own.  MKL promises equal bits on Intel and AMD only for COMPATIBLE, in which products are slow on
+# Intel: torch's are handed to OpenBLAS.
 _INSTRUCTION_SETS: Mapping[str, Mapping[str, str]] = {
     "avx2": {
         "ATEN_CPU_CAPABILITY": "avx2",
         "MKL_CBWR": "COMPATIBLE",
         "ONEDNN_MAX_CPU_ISA": "AVX2",
+        "OPENBLAS_CORETYPE": products.CORE,
     },
     "native": {},
 }
@@ -39,8 +42,9 @@ def environment(compute: Compute) -> dict[str, str]:
 
 
 def seed(compute: Compute) -> None:
-    """Seed Python and numpy, and make torch deterministic.  Call it before a model is built:
-    PEFT draws the adapter's first weights from torch's generator."""
+    """Seed Python and numpy, make torch deterministic, and have it multiply as the instruction set
+    says.  Call it before a model is built: PEFT draws the adapter's first weights from torch's
+    generator."""
     import numpy as np
     import torch
 
@@ -49,6 +53,8 @@ def seed(compute: Compute) -> None:
     torch.manual_seed(compute.seed)
     torch.set_num_threads(compute.threads)
     torch.use_deterministic_algorithms(True)
+    if compute.instruction_set == "avx2" and pinned(compute):
+        products.install(compute.threads)
 
 
 def pinned(compute: Compute) -> bool:

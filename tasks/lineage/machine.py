@@ -14,6 +14,7 @@ from typing import Any
 _LIBRARIES = (
     "torch",
     "numpy",
+    "scipy-openblas64",
     "transformers",
     "peft",
     "trl",
@@ -37,6 +38,7 @@ _SWITCHES = (
     "ATEN_CPU_CAPABILITY",
     "MKL_CBWR",
     "ONEDNN_MAX_CPU_ISA",
+    "OPENBLAS_CORETYPE",
     "CUBLAS_WORKSPACE_CONFIG",
 )
 
