@@ -22,7 +22,7 @@ CORE = "Haswell"
 """What `OPENBLAS_CORETYPE` must be when the process starts: the oldest core with AVX2."""
 
 _ROW_MAJOR, _AS_IS, _TRANSPOSED = 101, 111, 112  # of CBLAS
-_FEWEST_ROWS = 16  # of fewer, as in decoding, MKL is faster: it does not copy the matrix into blocks first
+_FEWEST_ROWS = 16  # of fewer, as in decoding, MKL is faster: it copies no matrix into blocks first
 _WORTH_A_THREAD = 4_000_000  # multiply-adds; less is done before another thread has woken up
 _TILE = 16  # rows or columns of a kernel, so that parts are cut between whole ones
 
