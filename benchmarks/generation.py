@@ -43,7 +43,7 @@ sys.path.insert(0, str(ROOT))
 
 from claims import claim  # noqa: E402
 
-from tasks.lineage.compute import environment  # noqa: E402
+from tasks.lineage.compute import environment, pinned, seed  # noqa: E402
 from tasks.params import load  # noqa: E402
 
 SEED = 20260706
@@ -258,6 +258,9 @@ def side(order: str) -> None:
     place, who, size = order.rsplit(":", 2)
     work = json.loads(Path(place).read_text(encoding="utf-8"))
     prompts, new = work["prompts"], work["new"]
+    compute = load(ROOT / "params.yaml").compute
+    if pinned(compute):
+        seed(compute)  # both sides multiply as the stages do
     if who == "gaps":
         said, ours = json.loads(Path(place).with_name("found.json").read_text(encoding="utf-8"))
         print(json.dumps({"lines": gaps(Path(work["model"]), new, prompts, said, ours)}))

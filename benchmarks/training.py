@@ -29,9 +29,8 @@ forward, and backward by the hidden states; adapters have a gradient too.  Atten
 optimiser are left out.  The rate is that of `gemm`, measured in the same process before training.
 
 All of it runs with the processor's own kernels.  The stages pin the instruction set (params.compute)
-so that results are the same bits everywhere, which makes torch several times slower: `sft-smollm` says
-by how much.  Prints a table and one line a claim; exits 1 when one falls short. `--quick` trains on a
-few rows, once.
+so that results are the same bits everywhere, which is slower: `sft-smollm` says by how much.  Prints a
+table and one line a claim; exits 1 when one falls short. `--quick` trains on a few rows, once.
 """
 
 from __future__ import annotations
@@ -57,7 +56,7 @@ sys.path.insert(0, str(ROOT))
 
 from claims import claim  # noqa: E402
 
-from tasks.lineage.compute import environment  # noqa: E402
+from tasks.lineage.compute import environment, seed  # noqa: E402
 from tasks.params import Compute, load  # noqa: E402
 
 SEED = 20260706
@@ -200,6 +199,8 @@ def side(work: Mapping[str, Any]) -> dict[str, Any]:
 
     torch.set_num_threads(THREADS)
     torch.manual_seed(SEED)
+    if work["who"] == "ours-pinned":
+        seed(pins("avx2"))  # which also puts the stages' products in place
     rate = gemm_rate()
     if work["name"] == "gemm":
         return {"seconds": 2 * 2048**3 / rate, "rate": rate}

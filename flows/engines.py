@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from flows import profiles
-from tasks.lineage.compute import environment
+from tasks.lineage.compute import environment, seed
 from tasks.lineage.stage import FAULT, StageError
 from tasks.model import engines
 from tasks.params import load
@@ -193,6 +193,7 @@ def _generate(
 
 if __name__ == "__main__":
     try:
+        seed(load(Path("params.yaml")).compute)  # and multiply as the stages do
         print(json.dumps(measure_one(json.load(sys.stdin))))
     except StageError as error:
         print(error, file=sys.stderr)
