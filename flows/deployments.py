@@ -191,6 +191,8 @@ def _digest(file: Path, deployments: list[Wanted]) -> str:
 
 
 def _deploy(url: str, file: Path) -> str:
+    from prefect.settings import PREFECT_API_AUTH_STRING
+
     command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"]
     environment = {
         **os.environ,
@@ -198,6 +200,8 @@ def _deploy(url: str, file: Path) -> str:
         "PREFECT_LOGGING_LEVEL": "WARNING",
         "PREFECT_CLIENT_MAX_RETRIES": RETRIES,  # a server that catches up says 503 at first
     }
+    if password := PREFECT_API_AUTH_STRING.value():  # a setting of this process, maybe no variable
+        environment["PREFECT_API_AUTH_STRING"] = password
     environment.pop("TUNETRAIL_PROJECT", None)  # each worker fills in its own
     try:
         done = subprocess.run(

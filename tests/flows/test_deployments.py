@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from pathlib import Path
+from subprocess import CompletedProcess
 from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
@@ -131,3 +132,22 @@ def test_of_what_was_missed_the_newest_is_left() -> None:
     assert [state.value for state in wanted.state.type.any_] == ["SCHEDULED"]
     assert wanted.next_scheduled_start_time.before_ <= datetime.now(UTC)
     assert sort.value == "EXPECTED_START_TIME_DESC"
+
+
+def test_the_password_of_prefect_reaches_the_command_that_deploys(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from prefect.settings import PREFECT_API_AUTH_STRING, temporary_settings
+
+    given: list[dict[str, str]] = []
+
+    def run(command: list[str], env: dict[str, str], **_: Any) -> CompletedProcess[str]:
+        given.append(env)
+        return CompletedProcess(command, 0, "", "")
+
+    monkeypatch.delenv("PREFECT_API_AUTH_STRING", raising=False)
+    monkeypatch.setattr("flows.deployments.subprocess.run", run)
+    deployments._deploy("http://127.0.0.1:9/api", deployments.FILE)
+    with temporary_settings({PREFECT_API_AUTH_STRING: "team:a secret"}):
+        deployments._deploy("http://127.0.0.1:9/api", deployments.FILE)
+    assert [env.get("PREFECT_API_AUTH_STRING") for env in given] == [None, "team:a secret"]
