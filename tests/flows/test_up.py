@@ -262,8 +262,7 @@ class TestKilled:
         assert at_work.process
         children = at_work.child("flows.worker").parent().children(recursive=True)
         at_work.process.kill()
-        # The flow run asks a server that is gone for a minute or two, and takes the stage along.
-        at_work.until(lambda: not any(child.is_running() for child in children), 240)
+        at_work.until(lambda: not any(child.is_running() for child in children), 60)
 
 
 @pytest.mark.slow
