@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import runpy
 
+from flows.worker import FAREWELL_SECONDS
 from tasks.lineage.process import die_with_parent
 
 RETRIES = "5"
@@ -19,7 +20,7 @@ caught up.  On the command line somebody waits, and fewer must do."""
 
 def main() -> None:
     """Run the flow run that PREFECT__FLOW_RUN_ID names."""
-    die_with_parent()
+    die_with_parent(FAREWELL_SECONDS)
     os.environ["PREFECT_CLIENT_MAX_RETRIES"] = RETRIES
     runpy.run_module("prefect.engine", run_name="__main__", alter_sys=True)
 

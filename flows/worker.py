@@ -27,6 +27,10 @@ POOL = "tunetrail"
 STOP_SECONDS = 60.0
 """How long a flow run may take to end."""
 
+FAREWELL_SECONDS = 15.0
+"""How long a worker, and after it a flow run, may take to say that it ends when its parent is gone: the
+server may be gone, too, and what the stage computes meanwhile nobody waits for."""
+
 
 def name() -> str:
     """Of the worker, in Prefect's pages: the machine and the clone."""
@@ -44,7 +48,7 @@ def environment() -> dict[str, str]:
 
 def main() -> None:
     """Work until SIGTERM or Ctrl-C, which end the flow runs, too."""
-    die_with_parent()
+    die_with_parent(FAREWELL_SECONDS)
     os.environ |= environment()
     from prefect.workers.process import ProcessWorker
 

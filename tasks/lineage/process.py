@@ -52,11 +52,14 @@ def only_writer(stage: str, folder: Path, wait_seconds: float = 5.0) -> Iterator
         lock.release()
 
 
-def die_with_parent() -> None:
+def die_with_parent(within: float | None = None) -> None:
     """End this process, as if by SIGTERM, when the process that started it is gone.
 
     A shell in between (DVC starts commands through one) counts as part of the starter: when DVC is
     killed the shell lives on.
+
+    Args:
+        within: seconds that SIGTERM may take; then comes SIGKILL. None: as long as it needs.
     """
     chain = _starters()
 
@@ -65,6 +68,9 @@ def die_with_parent() -> None:
             if threading.Event().wait(PARENT_CHECK_SECONDS):
                 return
         os.kill(os.getpid(), signal.SIGTERM)
+        if within is not None:
+            threading.Event().wait(within)
+            os.kill(os.getpid(), signal.SIGKILL)
 
     if chain:
         threading.Thread(target=watch, name="die-with-parent", daemon=True).start()

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tasks.lineage import process
@@ -67,3 +68,39 @@ def test_a_lock_that_is_free_names_nobody(tmp_path: Path) -> None:
     with process.only_writer("demo", tmp_path):
         assert (tmp_path / "demo.pid").read_text() == str(os.getpid())
     assert not (tmp_path / "demo.pid").exists()
+
+
+@pytest.mark.parametrize(("within", "heeds"), [(None, True), (2.0, False)])
+def test_it_ends_with_its_parent(within: float | None, heeds: bool, tmp_path: Path) -> None:
+    """By SIGTERM; one that does not heed it, by SIGKILL once its time is up."""
+    child = (
+        "import pathlib, signal, threading, time; from tasks.lineage import process\n"
+        f"told = pathlib.Path({str(tmp_path / 'told')!r})\n"
+        "def handler(*_):\n"
+        "    told.touch()\n"
+        f"    {'raise SystemExit' if heeds else 'pass'}\n"
+        "signal.signal(signal.SIGTERM, handler)\n"
+        f"process.die_with_parent({within})\n"
+        "print(flush=True)\n"
+        "while True: time.sleep(0.1)"
+    )
+    parent = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            f"import subprocess, sys; child = subprocess.Popen([sys.executable, '-c', {child!r}]);"
+            "print(child.pid, flush=True); child.wait()",
+        ],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert parent.stdout
+    number = int(parent.stdout.readline())
+    parent.stdout.readline()  # the child watches
+    running = psutil.Process(number)
+    parent.kill()
+    parent.wait()
+    psutil.wait_procs([running], timeout=30)
+    assert not running.is_running()
+    assert (tmp_path / "told").exists()
+    parent.stdout.close()
