@@ -20,7 +20,7 @@ from ruamel.yaml.error import YAMLError
 
 from tasks.dataset import containers, downloads, mapping, places
 from tasks.dataset.readers import Row, Rules
-from tasks.lineage import champion, machine
+from tasks.lineage import champion, compute, machine
 from tasks.lineage.stage import FAULT, MISUSE, StageError
 from tasks.model import shapes
 from tasks.params import PROMPT_METHODS, Loc, ParamsError, load, problem_at
@@ -69,7 +69,7 @@ def faults() -> list[Fault]:
     checks = (_workflow, _sources, _columns, _base_files, _base_fits, _embedding_model, _champion)
     for check in checks:
         found += [Fault(text, MISUSE) for text in _tolerant(check, project)]
-    for needed in (_gguf_package, _quantisation, _attention, _evaluation_packages):
+    for needed in (_gguf_package, _quantisation, _processor, _attention, _evaluation_packages):
         found += [Fault(text, FAULT) for text in _tolerant(needed, project)]
     for of_machine in (_packages, _python, _repositories, _disk):
         found += [Fault(text, FAULT) for text in of_machine()]
@@ -263,6 +263,12 @@ def _quantisation(project: _Project) -> Iterator[str]:
     if wanted and importlib.util.find_spec("bitsandbytes") is None:
         text = "is qlora, which needs the package bitsandbytes; "
         yield _at(PARAMS, ("sft", "method"), text + f"`pip install -r {LOCK}`, or say lora")
+
+
+def _processor(project: _Project) -> Iterator[str]:
+    asked = project.params["compute"]["instruction_set"]
+    if text := compute.lacking(asked, machine.cpu_flags()):
+        yield _at(PARAMS, ("compute", "instruction_set"), text)
 
 
 def _attention(project: _Project) -> Iterator[str]:

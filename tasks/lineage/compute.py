@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import platform
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from tasks.lineage import products
 from tasks.params import Compute
@@ -21,6 +22,20 @@ _INSTRUCTION_SETS: Mapping[str, Mapping[str, str]] = {
     },
     "native": {},
 }
+
+
+def lacking(instruction_set: str, flags: Sequence[str]) -> str | None:
+    """What a processor with these flags lacks for an instruction set, and the way out; None where
+    nothing is known to be missing.  Not told, a process ends by SIGILL."""
+    if instruction_set == "native" or not flags or platform.machine() not in products.MACHINES:
+        return None
+    missing = [flag for flag in ("avx2", "fma") if flag not in flags]
+    if not missing:
+        return None
+    return (
+        f"is {instruction_set}, and this processor has no {' and no '.join(missing)}; say native, "
+        "which gives other bits than other processors do"
+    )
 
 
 def environment(compute: Compute) -> dict[str, str]:

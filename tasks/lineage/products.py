@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 CORE = "Haswell"
 """What `OPENBLAS_CORETYPE` must be when the process starts: the oldest core with AVX2."""
 
+MACHINES = ("x86_64", "AMD64")
+"""The architectures that have this core, by their names in `platform`."""
+
 _ROW_MAJOR, _AS_IS, _TRANSPOSED = 101, 111, 112  # of CBLAS
 _FEWEST_ROWS = 16  # of fewer, as in decoding, MKL is faster: it copies no matrix into blocks first
 _WORTH_A_THREAD = 4_000_000  # multiply-adds; less is done before another thread has woken up
@@ -39,7 +42,7 @@ def install(threads: int) -> None:
             for than before.
     """
     global _installed
-    if platform.machine() not in ("x86_64", "AMD64"):
+    if platform.machine() not in MACHINES:
         return
     if _installed is None:
         _installed = _Products(threads)

@@ -34,7 +34,7 @@ from typing import Annotated, Any, NoReturn
 
 from ruamel.yaml import YAML
 
-from tasks.lineage import chosen, compute, hashes, process, tracking, unfinished, whole
+from tasks.lineage import chosen, compute, hashes, machine, process, tracking, unfinished, whole
 from tasks.lineage.console import log, setup
 from tasks.params import Params, ParamsError, Section, load
 
@@ -113,6 +113,8 @@ def main(run: Callable[..., Metrics]) -> NoReturn:
         params = load(Path("params.yaml"))
     except ParamsError as error:
         _fail(name, str(error), MISUSE)
+    if lacking := compute.lacking(params.compute.instruction_set, machine.cpu_flags()):
+        _fail(name, f"compute.instruction_set: {lacking}", FAULT)
     if not compute.pinned(params.compute):  # most of it is read once, when the process starts
         environment = {**os.environ, **compute.environment(params.compute)}
         os.execve(

@@ -159,6 +159,11 @@ def test_what_the_machine_lacks(project: Path, monkeypatch: pytest.MonkeyPatch) 
     told = found()
     assert any("needs the package flash-attn; install it, or say auto" in text for text in told)
     assert any("sft.method: is qlora, which needs the package bitsandbytes;" in t for t in told)
+    monkeypatch.setattr(preflight.compute.platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(preflight.machine, "cpu_flags", lambda: ["sse4_2"])
+    assert any(
+        "compute.instruction_set: is avx2, and this processor has no avx2" in t for t in found()
+    )
 
 
 def test_a_gguf_package_that_is_not_installed(project: Path) -> None:

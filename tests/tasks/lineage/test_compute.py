@@ -50,3 +50,23 @@ def test_the_seed_decides_every_generator() -> None:
         assert draw() == draw()
     finally:
         torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.parametrize(
+    ("instruction_set", "flags", "missing"),
+    [
+        ("avx2", ["sse4_2", "avx"], "this processor has no avx2 and no fma; say native"),
+        ("avx2", ["sse4_2", "avx", "avx2"], "this processor has no fma; say native"),
+        ("avx2", ["avx2", "fma", "avx512f"], None),
+        ("avx2", [], None),  # nothing is known of it
+        ("native", ["sse4_2"], None),
+    ],
+)
+def test_a_processor_that_cannot_compute_so_is_told(
+    instruction_set: str, flags: list[str], missing: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compute.platform, "machine", lambda: "x86_64")
+    told = compute.lacking(instruction_set, flags)
+    assert missing in str(told) if missing else told is None
+    monkeypatch.setattr(compute.platform, "machine", lambda: "aarch64")
+    assert compute.lacking(instruction_set, flags) is None
