@@ -12,9 +12,9 @@ from tasks.lineage import stage
 from tasks.lineage.compute import seed
 from tasks.lineage.console import log, quiet
 from tasks.lineage.stage import Metrics, Out, StageError
-from tasks.model import adapter, chat, load, source
+from tasks.model import adapter, chat, handoff, load, source
 from tasks.params import Compute, Cpt
-from tasks.training import beforehand, causal, examples, handoff, loop, machine, memory
+from tasks.training import beforehand, causal, examples, loop, machine, memory
 
 Text = TypeVar("Text")
 
@@ -58,6 +58,7 @@ def run(base: Path, corpus: Path, out: Out, curve: Out, cpt: Cpt, compute: Compu
         model = model.merge_and_unload()
         folded = handoff.next_tokens(model, fixed)
         handoff.check(learned, folded, handoff.FOLDED, "the folded model", _FOLDED)
+    handoff.write(model, blocks["input_ids"], compute.dtype, out)
     source.save(model, tokenizer, out)
     source.write_manifest(out)
     measured: Metrics = {"validation_loss": best.loss, "best_step": best.step} if validation else {}
@@ -88,6 +89,7 @@ def _work(base: Path, cpt: Cpt, longest: int) -> memory.Work:
         quantised=False,
         sequences=cpt.batch_size,
         longest=longest,
+        adapter=lora,
     )
 
 

@@ -12,7 +12,7 @@ from tasks.lineage.compute import seed
 from tasks.lineage.console import log, quiet
 from tasks.lineage.stage import GateError, Metrics, Out
 from tasks.model import adapter as adapters
-from tasks.model import chat, load, shapes
+from tasks.model import chat, handoff, load, shapes
 from tasks.params import PROMPT_METHODS, WHOLE_BATCH, Compute, Dpo
 from tasks.training import (
     beforehand,
@@ -50,11 +50,13 @@ def run(
     validation, _ = _pairs(data / "preferences_validation.jsonl", base, tokenizer, virtual)
     compute = machine.settle(compute, _work(base, adapter, method, dpo, pairs))
     model = adapters.load_trainable(base, adapter)
+    handoff.require(model, adapter, "the reference policy of dpo", _REFERENCE, compute.dtype)
 
     trainer = _trainer(model, tokenizer, pairs, validation, dpo, compute)
     first = functools.partial(check_first_loss, dpo=dpo)
     points = loop.train(trainer, "preference optimisation", curve, dpo, names, first)
 
+    handoff.write(model, _texts(validation), compute.dtype, out)
     adapters.save(model, tokenizer, base, method, out)
     return {
         "enabled": 1,
@@ -80,6 +82,17 @@ def _pairs(file: Path, base: Path, tokenizer: Any, virtual_tokens: int) -> tuple
     ]
     beforehand.check_context(base, longer, names, file)
     return pairs, names
+
+
+_REFERENCE = "run `dvc repro -f sft`, and check that models/sft is what it wrote: `dvc status sft`"
+
+
+def _texts(pairs: Any) -> list[list[int]]:
+    """Prompts with the answers that were chosen."""
+    few = pairs[: handoff.PROMPTS]
+    return [
+        prompt + answer for prompt, answer in zip(few["prompt_ids"], few["chosen_ids"], strict=True)
+    ]
 
 
 def _lengths(pairs: Any) -> list[list[int]]:
@@ -110,14 +123,15 @@ def _work(base: Path, adapter: Path, method: str, dpo: Dpo, pairs: Any) -> Work:
 
 def check_first_loss(loss: float, dpo: Dpo) -> None:
     """Raise GateError unless the loss of step 1 is within 1% what it is where policy and reference are
-    the same model and every margin is zero, for `sigmoid` ln 2: else the reference is wrong."""
+    the same model and every margin is zero, for `sigmoid` ln 2.  That this model is the one of sft is
+    what `handoff.require` tells."""
     expected = preferences.first_loss(dpo)
     if expected is None:
         return
     if abs(loss - expected) > FIRST_LOSS_TOLERANCE * abs(expected) + FIRST_LOSS_DIGITS:
         raise GateError(
-            f"the first DPO loss ({dpo.loss}) is {loss:.4f}, not {expected:.4f} within 1%: the "
-            "reference policy is not the SFT model; run `dvc repro -f sft` and look for dropout in "
+            f"the first DPO loss ({dpo.loss}) is {loss:.4f}, not {expected:.4f} within 1%: policy and "
+            "reference policy are not the same model; run `dvc repro -f sft` and look for dropout in "
             "the adapter"
         )
 

@@ -9,11 +9,15 @@ from tasks.lineage import stage, tracking
 from tasks.lineage.compute import seed
 from tasks.lineage.console import log, quiet
 from tasks.lineage.stage import GateError, Metrics, Out
-from tasks.model import chat, load, merging
+from tasks.model import chat, handoff, load, merging
 from tasks.params import Compute, Merge
 
 CONTINUED = 16
 """Tokens of the greedy answers that are compared."""
+
+COMPUTED = "float32"
+"""What is folded and compared, on a GPU too: in bfloat16 the sum of a weight and what was learned is
+rounded by as much as an adapter changes."""
 
 
 def run(
@@ -22,9 +26,11 @@ def run(
     """Write the merged model and its ONNX export. Fails when either answers differently."""
     quiet()
     seed(compute)
+    load.use(COMPUTED, None)
     check_contract(data, base)
     prompts, asked = merging.fixed_conversations(data, base)
     trained = merging.load_unmerged(base, adapter)
+    handoff.require(trained, adapter, "what merge has loaded", _LOADED, COMPUTED)
     made = merging.merge(trained, base, adapter, out, prompts)
     _tell(made)
     check_contract(data, out)
@@ -45,6 +51,7 @@ def run(
 
     export_onnx([(out, onnx)], merge.onnx_precision)
     check_contract(data, onnx)
+    check_ends(out, onnx)
     size = sum(file.stat().st_size for file in onnx.iterdir())
     log.info("exported to ONNX: %.1f MB, %s", size / 1e6, merge.onnx_precision)
     served = merging.OnnxLogits(onnx, compute.threads)
@@ -52,6 +59,9 @@ def run(
         **compared("onnx", merging.divergence(merged.cpu(), served, prompts), merge),
         "onnx_same_answer": round(merging.same_continuations(served, asked, answered), 2),
     }
+
+
+_LOADED = "run `dvc repro -f dpo`, and check that models/dpo is what it wrote: `dvc status dpo`"
 
 
 def _tell(made: merging.Merged) -> None:
@@ -74,7 +84,7 @@ def compared(what: str, found: tuple[float, float], merge: Merge) -> dict[str, f
     """The metrics of one comparison. Raises GateError when the models are too far apart."""
     kl, agreement = found
     log.info("%s: KL %.2g nats a token, same token %.2f%%", what, kl, 100 * agreement)
-    if kl > merge.max_kl:
+    if not kl <= merge.max_kl:  # nan is no match either
         raise GateError(
             f"the {what} model differs from the one before it by {kl:.2g} nats a token, more than "
             f"merge.max_kl ({merge.max_kl:.2g}); {_REMEDIES[what]}"
@@ -86,7 +96,7 @@ def compared(what: str, found: tuple[float, float], merge: Merge) -> dict[str, f
 
 
 _REMEDIES = {
-    "merged": "check that bitsandbytes quantises alike each time: `dvc repro -f sft`",
+    "merged": "`dvc repro -f sft merge`; after qlora, see that bitsandbytes quantises alike each time",
     "onnx": "set merge.onnx_precision to fp32, or merge.onnx to false to serve the merged model",
 }
 
@@ -100,6 +110,26 @@ def check_contract(data: Path, model: Path) -> None:
         raise GateError(
             f"{model} breaks the contract of {data / 'contract.json'}: {error}"
         ) from None
+
+
+def check_ends(model: Path, onnx: Path) -> None:
+    """Raise GateError unless the export ends an answer at the tokens at which the model does."""
+    generation = model / "generation_config.json"
+    stated = generation if generation.is_file() else model / "config.json"
+    merged, exported = (
+        json.loads(file.read_text(encoding="utf-8"))
+        for file in (stated, onnx / "genai_config.json")
+    )
+    ends = [
+        {found} if isinstance(found, int) else set(found or ())
+        for found in (merged.get("eos_token_id"), exported["model"].get("eos_token_id"))
+    ]
+    if ends[0] != ends[1]:
+        raise GateError(
+            f"{onnx} ends answers at the tokens {sorted(ends[1])}, and {model} at {sorted(ends[0])} "
+            "(eos_token_id of genai_config.json and {stated.name}); export again with `dvc "
+            "repro -f merge`, or set merge.onnx to false"
+        )
 
 
 if __name__ == "__main__":

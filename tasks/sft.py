@@ -10,12 +10,11 @@ from tasks.lineage import stage
 from tasks.lineage.compute import seed
 from tasks.lineage.console import log, quiet
 from tasks.lineage.stage import Metrics, Out
-from tasks.model import adapter, chat
+from tasks.model import adapter, chat, handoff
 from tasks.params import PROMPT_METHODS, Compute, Sft
 from tasks.training import (
     beforehand,
     examples,
-    handoff,
     loop,
     machine,
     memory,
@@ -44,6 +43,8 @@ def run(base: Path, data: Path, out: Out, curve: Out, sft: Sft, compute: Compute
     compute = machine.settle(compute, _work(base, sft, train))
     model = adapter.load_base(base, sft.method)
     fixed = validation["input_ids"][: handoff.PROMPTS]
+    quantised = sft.method == "qlora"
+    handoff.require(model, base, "what sft has loaded", _START, compute.dtype, quantised)
     handed_on = handoff.next_tokens(model, fixed)
     model = adapter.put_on(model, sft)
     trained, total = adapter.counts(model)
@@ -61,6 +62,7 @@ def run(base: Path, data: Path, out: Out, curve: Out, sft: Sft, compute: Compute
     points = loop.train(trainer, "supervised fine-tuning", curve, sft, names)
     log.info("validation loss %.4f, of step %d", trainer.best.loss, trainer.best.step)
 
+    handoff.write(model, fixed, compute.dtype, out)
     adapter.save(model, tokenizer, base, sft.method, out)
     return {
         "enabled": 1,
@@ -101,6 +103,7 @@ def _work(base: Path, sft: Sft, train: Any) -> memory.Work:
         longest=_virtual_tokens(sft) + max(len(ids) for ids in train["input_ids"]),
         own_forward=sft.method in PROMPT_METHODS,
         recomputes=sft.method != "prefix_tuning",
+        adapter=memory.lora_weights(base, sft.lora_r, sft.target_modules),
     )
 
 

@@ -23,6 +23,7 @@ import contextlib
 import inspect
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 import traceback
@@ -131,6 +132,8 @@ def main(run: Callable[..., Metrics]) -> NoReturn:
     except (KeyboardInterrupt, process.Terminated) as error:
         _fail(name, str(error) or "stopped before it was done; run again", 128 + 15)
     except Exception as error:
+        if whole.is_disk_full(error):
+            _fail(name, _no_room(error), FAULT)
         traceback.print_exc()
         _fail(name, f"{type(error).__name__}: {error}", FAULT)
     sys.exit(DONE)
@@ -293,6 +296,17 @@ def _wait_for(courier: subprocess.Popen[bytes]) -> None:
         return
     courier.kill()
     log.warning("MLflow took too long; the run waits in %s for the next stage", STATE / "spool")
+
+
+def _no_room(error: Exception) -> str:
+    place = Path(getattr(error, "filename", None) or ".").absolute()
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    return (
+        f"the disk is full ({error}): {free:,} bytes are free at {place}; outputs are what they were. "
+        "Free some space (`tunetrail gc` says what may go; files can run out too, `df -i`), run again"
+    )
 
 
 def _failure_file(name: str) -> Path:

@@ -7,6 +7,7 @@ empty, so it takes two renames; who finds a process to have died between them ca
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -49,6 +50,13 @@ def put(finished: Path, path: Path) -> None:
     else:
         finished.replace(path)
     _sync(path.parent)
+
+
+def is_disk_full(error: Exception) -> bool:
+    """safetensors reports the system's errors as text."""
+    return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or any(
+        text in str(error) for text in ("os error 28", "No space left", "os error 122")
+    )
 
 
 def write_text(path: Path, text: str) -> None:

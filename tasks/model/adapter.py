@@ -13,7 +13,7 @@ import math
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, get_args
 
 from tasks.lineage import hashes
 from tasks.lineage.stage import StageError
@@ -36,9 +36,28 @@ class Method(TypedDict):
 
 
 def read_method(folder: Path) -> Method:
-    """What an adapter folder says of itself."""
-    method: Method = json.loads((folder / METHOD).read_text(encoding="utf-8"))
-    return method
+    """What an adapter folder says of itself.
+
+    Raises:
+        StageError: when it says nothing of the kind.
+    """
+    file = folder / METHOD
+    try:
+        stated = json.loads(file.read_text(encoding="utf-8"))
+        if stated["method"] not in _METHODS:
+            raise ValueError(f"it names the method {stated['method']!r}")
+        return Method(
+            method=stated["method"],
+            base_sha256=str(stated["base_sha256"]),
+            files=dict(stated["files"]),
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        reason = f"it has no {error}" if isinstance(error, KeyError) else error
+        raise StageError(f"{file} cannot be read ({reason}); {_AGAIN.format(folder)}") from None
+
+
+_METHODS = (*get_args(Sft.model_fields["method"].annotation), "none")
+_AGAIN = "bring it again with `dvc checkout {}`, or with `dvc repro -f` of the stage that writes it"
 
 
 def _write_method(folder: Path, method: str, base: Path) -> None:
@@ -124,7 +143,8 @@ def load_trainable(base: Path, adapter: Path) -> Any:
 
 
 def require_all_arrived(model: Any, adapter: Path) -> None:
-    """Raise StageError unless every tensor of an adapter belongs to a module: PEFT only warns."""
+    """Raise StageError unless every tensor of an adapter belongs to a module, and every module that it
+    adapts has its tensors: PEFT only warns."""
     from peft import get_peft_model_state_dict, load_peft_weights
 
     stored = load_peft_weights(str(adapter), device="cpu")
@@ -135,6 +155,18 @@ def require_all_arrived(model: Any, adapter: Path) -> None:
             f"{len(strange)} of {len(stored)} tensors of {adapter} belong to no module of the model, "
             f"the first {strange[0]}; run `dvc repro -f sft`"
         )
+    lacking = sorted(set(arrived) - set(stored))
+    if lacking:
+        raise StageError(
+            f"{adapter} lacks {len(lacking)} of {len(arrived)} tensors that its config names, the first "
+            f"{lacking[0]}; run `dvc repro -f sft`"
+        )
+    for name, value in stored.items():
+        if not value.isfinite().all():
+            raise StageError(
+                f"{adapter}: {name} has weights that are not finite (nan or infinite); run `dvc repro "
+                "-f sft`, with a lower learning rate if that ends the same"
+            )
 
 
 def counts(model: Any) -> tuple[int, int]:
@@ -158,8 +190,7 @@ def checked_method(base: Path, adapter: Path) -> Method:
     for name in sorted(files.keys() | method["files"].keys()):
         if files.get(name) != method["files"].get(name):
             raise StageError(
-                f"{adapter / name} is not what was written with {METHOD}; bring it again with "
-                f"`dvc checkout {adapter}`, or with `dvc repro -f` of the stage that writes it"
+                f"{adapter / name} is not what was written with {METHOD}; {_AGAIN.format(adapter)}"
             )
     found = hashes.sha256(base)
     if method["base_sha256"] != found:
@@ -326,7 +357,7 @@ def _save_final_ranks(model: PeftModel, out: Path) -> None:
         task_type="CAUSAL_LM",
         inference_mode=True,
     )
-    out.mkdir(parents=True)
+    out.mkdir(parents=True, exist_ok=True)
     config.save_pretrained(out)
     save_file(tensors, out / "adapter_model.safetensors", metadata={"format": "pt"})
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tasks.lineage.console import log
 from tasks.lineage.stage import FAULT, StageError
 
 if TYPE_CHECKING:
@@ -30,26 +32,61 @@ def load_model(folder: Path, frozen: bool = False) -> PreTrainedModel:
     Args:
         frozen: nothing of it is trained, so that it may be held in the type that is computed in.
             Weights that are trained stay float32: most steps of an optimiser are too small for bfloat16.
+
+    Raises:
+        StageError: when a weight is not in the folder, or has another shape than config.json says.
     """
     import torch
-    from transformers import AutoModelForCausalLM
 
     dtype: Any = "auto" if torch.cuda.is_available() else torch.float32
     if _dtype is not None:
         dtype = compute_dtype() if frozen else torch.float32
-    model = AutoModelForCausalLM.from_pretrained(
-        folder,
-        dtype=dtype,
-        attn_implementation=_attention,
-        local_files_only=True,
-        use_safetensors=True,
-    )
-    model = model.to(device())
+    model: Any = _whole(folder, dtype=dtype).to(device())
     if (folder / ADAPTER).is_dir():
         from peft import PeftModel
 
         model = PeftModel.from_pretrained(model, folder / ADAPTER)
     return model
+
+
+def _whole(folder: Path, **how: Any) -> Any:
+    """What transformers loads from a folder, and no weight of it made up: where one is missing it only
+    warns, and draws it at random."""
+    from transformers import AutoModelForCausalLM
+
+    model, found = AutoModelForCausalLM.from_pretrained(
+        folder,
+        attn_implementation=_attention,
+        local_files_only=True,
+        use_safetensors=True,
+        ignore_mismatched_sizes=True,  # told below, with the others
+        output_loading_info=True,
+        **how,
+    )
+    _require_whole(folder, found)
+    return model
+
+
+def _require_whole(folder: Path, found: Mapping[str, Set[Any]]) -> None:
+    """Raise StageError unless a model had every weight that it needs, in its shape."""
+    faults = [f"{name} is missing" for name in sorted(found["missing_keys"])]
+    faults += [
+        f"{name} is of {tuple(stored)}, and config.json asks for {tuple(asked)}"
+        for name, stored, asked in sorted(found["mismatched_keys"])
+    ]
+    strange = sorted(found["unexpected_keys"])
+    left_out = (
+        f"{len(strange)} tensors that the model has no place for, as {', '.join(strange[:1])}"
+    )
+    if faults:
+        raise StageError(
+            f"{folder} is not whole: {faults[0]}"
+            + (f", and {len(faults) - 1} more weights are not right" if faults[1:] else "")
+            + (f"; it has {left_out}" if strange else "")
+            + "; bring the model again from its source, with the config.json that belongs to it"
+        )
+    if strange:
+        log.warning("%s: left out %s", folder, left_out)
 
 
 def virtual_tokens(folder: Path) -> int:
@@ -68,7 +105,7 @@ def tokens_before(adapter: Path) -> int:
 def load_quantised(folder: Path) -> PreTrainedModel:
     """A model whose linear layers are NF4 with double quantisation (Dettmers et al. 2023)."""
     import bitsandbytes as bnb
-    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+    from transformers import BitsAndBytesConfig
 
     config = BitsAndBytesConfig(
         load_in_4bit=True,
@@ -76,21 +113,30 @@ def load_quantised(folder: Path) -> PreTrainedModel:
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=compute_dtype(),
     )
-    model = AutoModelForCausalLM.from_pretrained(
+    model: PreTrainedModel = _whole(
         folder,
         quantization_config=config,
         dtype=compute_dtype(),
-        attn_implementation=_attention,
         device_map={"": device()},
-        local_files_only=True,
-        use_safetensors=True,
     )
-    for module in model.modules():
+    for name, module in model.named_modules():
         if isinstance(module, bnb.nn.Linear4bit):
+            _require_shape(folder, name, module)
             # Where a CPU has AVX512-BF16, bitsandbytes would score in bfloat16 what it trained in
             # float32: another model than the trained one, and other bits than elsewhere.
             module.support_avx512bf16_for_cpu = False
     return model
+
+
+def _require_shape(folder: Path, name: str, layer: Any) -> None:
+    """Quantised weights are packed, and transformers does not see that theirs is another shape."""
+    stored, asked = tuple(layer.weight.quant_state.shape), (layer.out_features, layer.in_features)
+    if stored != asked:
+        mismatched = {(f"{name}.weight", stored, asked)}
+        _require_whole(
+            folder,
+            {"missing_keys": set(), "mismatched_keys": mismatched, "unexpected_keys": set()},
+        )
 
 
 def device() -> str:

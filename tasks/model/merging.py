@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,11 +15,14 @@ from typing import TYPE_CHECKING, Any
 from tasks.lineage import hashes
 from tasks.lineage.stage import StageError
 from tasks.model import adapter as adapters
-from tasks.model import chat, load, source
+from tasks.model import chat, handoff, load, source
 from tasks.params import PROMPT_METHODS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+_OF_STAGES = shutil.ignore_patterns(adapters.METHOD, handoff.FILE)
+"""What a model's folder has for the next stage, and who serves it needs not."""
 
 PROMPTS = 16
 """How many test conversations models are compared on."""
@@ -57,14 +61,14 @@ def merge(
     method = adapters.checked_method(base, adapter)["method"]
     if method in PROMPT_METHODS:
         _check_changes_answers(trained, adapter, prompts)
-        shutil.copytree(base, out)
-        kept = shutil.ignore_patterns(adapters.METHOD)
-        shutil.copytree(adapter, out / load.ADAPTER, ignore=kept)
+        shutil.copytree(base, out, ignore=_OF_STAGES)
+        shutil.copytree(adapter, out / load.ADAPTER, ignore=_OF_STAGES)
         source.write_manifest(out)
         return Merged("adapter", {})
     if method == "full":
         _check_other_weights(base, adapter)
-        shutil.copytree(adapter, out, ignore=shutil.ignore_patterns(adapters.METHOD))
+        shutil.copytree(adapter, out, ignore=_OF_STAGES)
+        source.write_manifest(out)
         return Merged("weights", {})
     tokenizer = chat.load_tokenizer(base)
     if method == "none":
@@ -163,8 +167,8 @@ def divergence(model: Any, other: Any, prompts: Sequence[list[int]]) -> tuple[fl
     """How far two models' next-token distributions are apart on the same token ids.
 
     Returns:
-        the mean over all positions of KL(model || other), in nats, and the share of positions at which
-        both have the same likeliest token.
+        the mean over all positions of KL(model || other), in nats, infinite where either gives what is
+        no number; and the share of positions at which both have the same likeliest token.
     """
     import torch
 
@@ -177,7 +181,7 @@ def divergence(model: Any, other: Any, prompts: Sequence[list[int]]) -> tuple[fl
             total += float((mine.exp() * (mine - its)).sum())
             same += float((mine.argmax(-1) == its.argmax(-1)).sum())
             count += len(ids)
-    return max(total, 0.0) / count, same / count
+    return max(total, 0.0) / count if math.isfinite(total) else math.inf, same / count
 
 
 def _log_probabilities(model: Any, batch: Any) -> Any:
@@ -253,8 +257,9 @@ def _through_nf4(model: PreTrainedModel, trained: Any) -> None:
 
 
 def _fold(model: PreTrainedModel, adapter: Path) -> PreTrainedModel:
-    """Add what the adapter does to the weights, and prove that every tensor of it arrived."""
+    """Add what the adapter does to the weights, and prove that all of it arrived, each in its layer."""
     from peft import PeftModel
+    from peft.tuners.tuners_utils import BaseTunerLayer
     from safetensors.torch import load_file
 
     wrapped = PeftModel.from_pretrained(model, adapter)
@@ -262,7 +267,28 @@ def _fold(model: PreTrainedModel, adapter: Path) -> PreTrainedModel:
     stored = load_file(adapter / "adapter_model.safetensors")
     if not _changes_weights(stored):
         raise StageError(_CHANGES_NOTHING.format(adapter))
-    return wrapped.merge_and_unload()
+    layers = {
+        name: _sums(module.get_base_layer().weight)
+        for name, module in wrapped.get_base_model().named_modules()
+        if isinstance(module, BaseTunerLayer)
+    }
+    folded = wrapped.merge_and_unload()
+    for name, before in layers.items():
+        own = {key: value for key, value in stored.items() if f".{name}." in key}
+        if _changes_weights(own) and before.equal(_sums(folded.get_submodule(name).weight)):
+            raise StageError(
+                f"what {adapter} does to {name} did not arrive in its weights: the folded layer is the "
+                "one below the adapter; check that requirements.lock is what is installed (`tunetrail "
+                "check`), and run `dvc repro -f merge`"
+            )
+    return folded
+
+
+def _sums(weight: Any) -> Any:
+    """Of a matrix's columns: others once it has changed, and small enough to keep for each layer."""
+    import torch
+
+    return weight.detach().sum(0, dtype=torch.float64)
 
 
 _CHANGES_NOTHING = "{} changes nothing: it was never trained; run `dvc repro -f sft`"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from tasks.lineage import hashes
 from tasks.lineage.console import log
 from tasks.lineage.stage import FAULT, StageError
+from tasks.model import shapes
 from tasks.params import Base
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ def from_local(folder: Path, out: Path) -> None:
             f"base.local.path: {folder} holds no safetensors; pickled weights are refused, convert "
             "them with save_pretrained(..., safe_serialization=True)"
         )
+    check_files(folder)
     _refuse_remote_code(folder)
     out.mkdir(parents=True)
     for pattern in _KEPT:
@@ -108,6 +110,49 @@ def _refuse_remote_code(folder: Path) -> None:
             f"{folder}/config.json asks to run Python code that comes with the model (auto_map), which "
             "is never done here; take a model that transformers knows by itself"
         )
+
+
+def check_files(folder: Path) -> None:
+    """What can be told of a model's files without loading it.
+
+    Raises:
+        StageError: with the first file that is not sound, or that another one names and that is missing.
+    """
+    again = "bring the model again from its source"
+    for file in sorted(folder.glob("*.json")):
+        try:
+            stated = json.loads(file.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise StageError(f"{file} is no sound JSON ({error}); {again}") from None
+        if file.name.endswith(".safetensors.index.json"):
+            for name in sorted(set(stated.get("weight_map", {}).values())):
+                if not (folder / name).is_file():
+                    raise StageError(f"{folder / name} is missing, and {file} names it; {again}")
+    shapes.tensors(folder)
+    check_finite(folder)
+
+
+def check_finite(folder: Path) -> None:
+    """A weight that is nan or infinite makes all that is computed so, and steps and rows look guilty.
+
+    Raises:
+        StageError: with the first tensor that has one.
+    """
+    from safetensors import safe_open
+
+    for file in sorted(folder.glob("*.safetensors")):
+        with safe_open(file, framework="pt") as stored:
+            for name in stored.keys():  # noqa: SIM118, it is no mapping
+                value = stored.get_tensor(name)
+                if value.is_floating_point() and value.element_size() == 1:
+                    value = value.float()  # of eight bits, which torch does not compute in
+                wrong = value.numel() - int(value.isfinite().sum())
+                if wrong:
+                    raise StageError(
+                        f"{file}: {wrong:,} of {value.numel():,} weights of {name} are not finite (nan "
+                        "or infinite), so nothing can be learned from this model; bring the base again "
+                        "from its source, or take another one"
+                    )
 
 
 def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, out: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tasks.lineage import hashes
 from tasks.lineage.stage import FAULT, StageError
-from tasks.model import shapes
+from tasks.model import shapes, source
 from tasks.model.source import MANIFEST
 
 
@@ -46,26 +46,7 @@ def check_model(folder: Path) -> None:
         else:
             fault = f"has sha256 {found[name][:12]}, {MANIFEST} says {stated[name][:12]}"
         raise Corrupt(f"{folder / name} {fault}: it was changed after it was written; {remedy}")
-    _check_finite(folder)
-
-
-def _check_finite(folder: Path) -> None:
-    """A weight that is nan or infinite makes all that is computed so, and steps and rows look guilty."""
-    from safetensors import safe_open
-
-    for file in sorted(folder.glob("*.safetensors")):
-        with safe_open(file, framework="pt") as stored:
-            for name in stored.keys():  # noqa: SIM118, it is no mapping
-                value = stored.get_tensor(name)
-                if value.is_floating_point() and value.element_size() == 1:
-                    value = value.float()  # of eight bits, which torch does not compute in
-                wrong = value.numel() - int(value.isfinite().sum())
-                if wrong:
-                    raise StageError(
-                        f"{file}: {wrong:,} of {value.numel():,} weights of {name} are not finite (nan "
-                        "or infinite), so nothing can be learned from this model; bring the base again "
-                        "from its source, or take another one"
-                    )
+    source.check_finite(folder)
 
 
 def check_context(model: Path, lengths: Sequence[int], names: Sequence[str], file: Path) -> None:

@@ -62,7 +62,7 @@ class Store:
             whole.remove(aside)
             folder.rename(aside)
             log.warning(
-                "the checkpoint %s is set aside (%s); going on from the one before it",
+                "the checkpoint %s is set aside (%s); going on from the one before it, if there is one",
                 folder,
                 fault,
             )
@@ -100,7 +100,7 @@ class Store:
             (beside / MANIFEST).write_text(manifest, encoding="utf-8")
             whole.put(beside, place)
         except Exception as error:
-            if not _is_disk_full(error):
+            if not whole.is_disk_full(error):
                 raise
             whole.remove(beside)
             raise DiskFull(self._no_room(step, needed)) from None
@@ -134,6 +134,14 @@ def _fault(folder: Path, key: str) -> str | None:
         stated = dict(json.loads((folder / MANIFEST).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         return f"{MANIFEST} cannot be read"
+    try:
+        return _difference(folder, key, stated)
+    except (OSError, ValueError) as error:
+        return f"it cannot be read: {error}"
+
+
+def _difference(folder: Path, key: str, stated: Mapping[str, str]) -> str | None:
+    """From what its manifest states, and from what its run is."""
     found = dict(_files(folder))
     for name in sorted(set(stated) | set(found)):
         if stated.get(name) != found.get(name):
@@ -148,10 +156,3 @@ def _files(folder: Path) -> Iterator[tuple[str, str]]:
     for name, digest in hashes.manifest(folder).items():
         if name != MANIFEST:
             yield name, digest
-
-
-def _is_disk_full(error: Exception) -> bool:
-    """safetensors reports the system's errors as text."""
-    return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or any(
-        text in str(error) for text in ("os error 28", "No space left", "os error 122")
-    )

@@ -22,10 +22,18 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     """The rows of a file that `format` wrote.
 
     Raises:
-        StageError: when it holds none; training on nothing is never meant.
+        StageError: when it holds none, since training on nothing is never meant, or a line is no row.
     """
+    rows = []
     with path.open(encoding="utf-8") as lines:
-        rows = [json.loads(line) for line in lines]
+        for number, line in enumerate(lines, 1):
+            try:
+                rows.append(dict(json.loads(line)))
+            except (ValueError, TypeError) as error:
+                raise StageError(
+                    f"{path}:{number}: is no row as `format` writes it ({error}); bring the file again "
+                    "with `dvc checkout data/formatted`, or `dvc repro -f format`"
+                ) from None
     if not rows:
         raise StageError(
             f"{path} holds no rows; see models/format.metrics.json for where they went, "
@@ -49,17 +57,24 @@ def packed_blocks(
     Returns:
         rows of `input_ids`, `position_ids` and `labels`, each of `block_tokens`; a last, shorter block
         is left out unless it is the only one.
+
+    Raises:
+        StageError: when every text is empty.
     """
     from datasets import Dataset
 
     begin = _opening(tokenizer)
     tokens: list[int] = []
     places: list[int] = []
+    anything = False
     for text in texts:
         plain = tokenizer(text, add_special_tokens=False)["input_ids"]
         ids = [*begin, *plain, tokenizer.eos_token_id]
+        anything |= bool(plain)
         tokens += ids
         places += range(len(ids))
+    if not anything:
+        raise StageError("every text to learn from is empty; give others, or switch this stage off")
     size = min(block_tokens, len(tokens))
     columns: dict[str, list[list[int]]] = {"input_ids": [], "position_ids": [], "labels": []}
     for start in range(0, len(tokens) - size + 1, size):

@@ -99,6 +99,8 @@ def train(
             settings = validated.validations, validated.patience
             trainer.add_callback(validation.callback(trainer, *settings))
         resume.train(trainer)
+    if validated is None:
+        _check_last(trainer, names)
     trainer.best.put_back(trainer.model)
     points: list[dict[str, float]] = trainer.points
     log.info("%s: %d steps, loss %.4f to %.4f", what, len(points), *_ends(points))
@@ -178,6 +180,19 @@ def _callback(
             advance(step, f"loss {loss:.4f}")
 
     return Observer()
+
+
+def _check_last(trainer: Any, names: Sequence[str] | None) -> None:
+    """Raise Diverged when the last update, which no loss and no validation saw, went wrong: what was
+    trained on in the last step must have a loss still."""
+    rows = trainer.rows_of_step()
+    batch = trainer.data_collator([trainer.train_dataset[row] for row in rows])
+    loss, *_ = trainer.prediction_step(trainer.model, trainer._prepare_inputs(batch), True)
+    if not math.isfinite(float(loss)):
+        raise Diverged(
+            f"after the last step, {trainer.state.global_step}, the loss is {float(loss)}; lower the "
+            f"learning rate, or look at what was trained on in this step ({_named(rows, names)})"
+        )
 
 
 MOST_NAMED = 32

@@ -54,6 +54,8 @@ class Work:
     """Whether activations may be recomputed: a trained prefix is a cache, which that would drop."""
     divides: bool = True
     """Whether a batch may be cut into passes: some losses compare its pairs."""
+    adapter: int | None = None
+    """Weights of a LoRA adapter by the stage's values, for a stage that may train one instead."""
 
     @property
     def tokens(self) -> int:
@@ -177,15 +179,24 @@ def remedies(work: Work, compute: Compute, room: float) -> list[tuple[str, Need]
     fewer: list[Values] = [{rows: count} for count in range(work.sequences - 1, 0, -1)]
     fitting = (way for way in fewer if _need(work, compute, way).total <= room)
     ways = [passes, next(fitting, {}), recomputed, together if len(together) > 1 else {}]
-    if work.stage == "sft" and work.trained is not None and not work.quantised:
-        quantised: Values = {"sft.method": "qlora"}
-        ways += [quantised, quantised | together]
+    for method in _lighter(work):
+        ways += [method, method | together]
     found: dict[str, Need] = {}
     for way in ways:
         if way and (need := _need(work, compute, way)).total <= room:
             text = " and ".join(f"{key} to {str(value).lower()}" for key, value in way.items())
             found[f"set {text}"] = need
     return list(found.items())
+
+
+def _lighter(work: Work) -> list[Values]:
+    """Methods that hold less, of the stages that have a method."""
+    nothing_lighter = work.trained is None and work.adapter is None
+    if work.quantised or work.stage not in ("cpt", "sft") or nothing_lighter:
+        return []
+    methods = ["lora"] if work.trained is None else []
+    methods += ["qlora"] if work.stage == "sft" else []
+    return [{f"{work.stage}.method": method} for method in methods]
 
 
 def _need(work: Work, compute: Compute, way: Values) -> Need:
@@ -195,5 +206,11 @@ def _need(work: Work, compute: Compute, way: Values) -> Need:
         if key.startswith("compute.")
     }
     rows = way.get(f"{work.stage}.batch_size", work.sequences)
-    changed = replace(work, sequences=rows, quantised=work.quantised or "sft.method" in way)
+    method = way.get(f"{work.stage}.method")
+    changed = replace(
+        work,
+        sequences=rows,
+        quantised=work.quantised or method == "qlora",
+        trained=work.adapter if method and work.trained is None else work.trained,
+    )
     return needed(changed, compute.model_copy(update=of_compute))

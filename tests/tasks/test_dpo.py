@@ -6,8 +6,10 @@ import csv
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from small_runs import Trained, machine_names
 
 from tasks import dpo
@@ -35,8 +37,8 @@ def test_another_first_loss_is_refused(loss: float, dpo_settings: Dpo) -> None:
     with pytest.raises(GateError) as caught:
         dpo.check_first_loss(loss, dpo_settings)
     assert str(caught.value) == (
-        f"the first DPO loss (sigmoid) is {loss:.4f}, not 0.6931 within 1%: the reference policy is not "
-        "the SFT model; run `dvc repro -f sft` and look for dropout in the adapter"
+        f"the first DPO loss (sigmoid) is {loss:.4f}, not 0.6931 within 1%: policy and reference "
+        "policy are not the same model; run `dvc repro -f sft` and look for dropout in the adapter"
     )
     assert caught.value.exit_code == 1
 
@@ -72,6 +74,34 @@ def test_another_first_loss_ends_the_run_at_step_1(
     assert not curve.exists()
 
 
+def test_a_reference_that_is_not_what_sft_trained_is_refused(
+    sft_run: Trained, tiny_model: Path, formatted: Path, dpo_settings: Dpo, compute: Compute,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """The model below the adapter, which is its own reference as well: the first loss would be ln 2."""
+    load_trainable = adapter.load_trainable
+
+    def below(base: Path, trained: Path) -> Any:
+        model = load_trainable(base, trained)
+        with torch.no_grad():
+            for name, value in model.named_parameters():
+                if "lora_B" in name or "lora_embedding_B" in name:
+                    value.zero_()
+        return model
+
+    monkeypatch.setattr(adapter, "load_trainable", below)
+    with pytest.raises(
+        GateError,
+        match=r"the reference policy of dpo is not the model that was handed on: .*handoff\.json differ "
+        r"by up to .*, more than 0\.001; run `dvc repro -f sft`",
+    ):
+        dpo.run(
+            tiny_model, sft_run.out, formatted, tmp_path / "out", tmp_path / "curve.csv",
+            dpo_settings, compute,
+        )  # fmt: skip
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_first_loss_of_a_plain_cross_entropy_is_anything(dpo_settings: Dpo) -> None:
     dpo.check_first_loss(7.0, dpo_settings.model_copy(update={"loss": "sft"}))
 
@@ -80,11 +110,13 @@ def test_what_is_written(dpo_run: Trained, sft_run: Trained, tiny_model: Path) -
     assert {path.name for path in dpo_run.out.iterdir()} == {
         "adapter_config.json",
         "adapter_model.safetensors",
+        "handoff.json",
         "method.json",
     }
     own, its = (adapter.read_method(run.out) for run in (dpo_run, sft_run))
     assert {**own, "files": None} == {**its, "files": None}
-    assert own["files"].keys() == {"adapter_config.json", "adapter_model.safetensors"}
+    named = {"adapter_config.json", "adapter_model.safetensors", "handoff.json"}
+    assert own["files"].keys() == named
     configs = [
         json.loads((run.out / "adapter_config.json").read_text()) for run in (dpo_run, sft_run)
     ]

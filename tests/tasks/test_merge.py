@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,44 @@ def test_what_is_written(
     assert machine_names(tmp_path, tmp_path, tiny_model, dpo_run.out) == []
 
 
+def test_no_number_is_no_match(without_onnx: Merge) -> None:
+    for kl in (math.nan, math.inf):
+        with pytest.raises(GateError, match=rf"differs from the one before it by {kl} nats"):
+            merge.compared("onnx", (kl, 1.0), without_onnx)
+
+
+def test_an_export_that_ends_elsewhere_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "generation_config.json").write_text('{"eos_token_id": [2, 7]}')
+    file = tmp_path / "genai_config.json"
+    file.write_text('{"model": {"eos_token_id": [7, 2]}}')
+    merge.check_ends(tmp_path, tmp_path)
+    file.write_text('{"model": {"eos_token_id": 5}}')
+    with pytest.raises(GateError, match=r"ends answers at the tokens \[5\], and .* at \[2, 7\]"):
+        merge.check_ends(tmp_path, tmp_path)
+
+
+def test_what_is_not_loaded_as_it_was_trained_is_refused(
+    tiny_model: Path,
+    dpo_run: Trained,
+    formatted: Path,
+    without_onnx: Merge,
+    compute: Compute,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Both sides of every comparison would lack the adapter."""
+    monkeypatch.setattr(
+        merging, "load_unmerged", lambda base, _: merging.adapters.load_base(base, "qlora")
+    )
+    with pytest.raises(
+        GateError, match=r"what merge has loaded is not the model that was handed on"
+    ):
+        merge.run(
+            tiny_model, dpo_run.out, formatted, tmp_path / "merged", tmp_path / "onnx",
+            without_onnx, compute,
+        )  # fmt: skip
+
+
 def test_without_onnx_its_folder_is_empty(
     tiny_model: Path,
     formatted: Path,
@@ -89,7 +128,10 @@ def test_a_merge_into_the_unquantised_weights_fails_the_gate(
 @pytest.mark.parametrize(
     ("what", "remedy"),
     [
-        ("merged", "check that bitsandbytes quantises alike each time: `dvc repro -f sft`"),
+        (
+            "merged",
+            "`dvc repro -f sft merge`; after qlora, see that bitsandbytes quantises alike each time",
+        ),
         (
             "onnx",
             "set merge.onnx_precision to fp32, or merge.onnx to false to serve the merged model",

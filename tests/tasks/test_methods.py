@@ -15,10 +15,9 @@ from tasks import cpt, dpo, merge, sft
 from tasks.lineage import hashes, unfinished
 from tasks.lineage.process import Terminated
 from tasks.lineage.stage import GateError, StageError
-from tasks.model import adapter, chat, engines, load, merging, source
+from tasks.model import adapter, chat, engines, handoff, load, merging, source
 from tasks.model.engines import Unavailable
 from tasks.params import PROMPT_METHODS, Compute, Cpt, Dpo, Params, Sft
-from tasks.training import handoff
 
 pytest_plugins = ("small_runs",)
 
@@ -149,6 +148,46 @@ def test_the_start_is_what_was_handed_on(
     ):
         sft.run(tiny_model, formatted, tmp_path / "sft", tmp_path / "c.csv", lora, compute)
     assert not (tmp_path / "sft").exists()
+
+
+@pytest.mark.parametrize("method", ["lora", "qlora"])
+def test_a_model_that_is_not_loaded_as_it_was_written_is_refused(
+    method: str,
+    tiny_model: Path,
+    formatted: Path,
+    settings: Sft,
+    compute: Compute,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    handed_on = shutil.copytree(tiny_model, tmp_path / "cpt")
+    texts = [[5, 6, 7, 8, 9], list(range(20, 60))]
+    handoff.write(load.load_model(tiny_model), texts, "float32", handed_on)
+    source.write_manifest(handed_on)
+    chosen = settings.model_copy(update={"method": method})
+    inputs = handed_on, formatted, tmp_path / "sft", tmp_path / "c.csv", chosen, compute
+    sft.run(*inputs)
+    shutil.rmtree(tmp_path / "sft")
+
+    load_base = adapter.load_base
+
+    def distorted(base: Path, method: str) -> object:
+        model = load_base(base, method)
+        with torch.no_grad():
+            model.get_input_embeddings().weight.mul_(-30)
+        return model
+
+    monkeypatch.setattr(adapter, "load_base", distorted)
+    with pytest.raises(
+        GateError,
+        match=r"what sft has loaded is not the model that was handed on: log probabilities of the texts "
+        r"in .*/cpt/handoff\.json differ by .*; run `dvc repro -f cpt`",
+    ):
+        sft.run(*inputs)
+
+
+def test_texts_without_a_record_are_of_a_base_model(tmp_path: Path) -> None:
+    handoff.require(None, tmp_path, "this", "mend it", "float32")
 
 
 def test_nothing_is_no_number() -> None:
@@ -298,7 +337,7 @@ def test_cpt_with_lora_hands_on_a_complete_model(
         )
         found.append((hashes.manifest(out), metrics))
     assert found[0] == found[1]
-    assert set(found[0][0]) == set(hashes.manifest(tiny_model))
+    assert set(found[0][0]) == {*hashes.manifest(tiny_model), handoff.FILE}
     changed = load.load_model(tmp_path / "one").state_dict()
     before = load.load_model(tiny_model).state_dict()
     assert changed.keys() == before.keys()

@@ -23,6 +23,7 @@ def test_what_is_written(sft_run: Trained, tiny_model: Path) -> None:
     assert {path.name for path in sft_run.out.iterdir()} == {
         "adapter_config.json",
         "adapter_model.safetensors",
+        "handoff.json",
         "method.json",
     }
     files = hashes.manifest(sft_run.out)

@@ -144,3 +144,27 @@ def test_what_a_trainer_rounds_is_put_back(tiny_model: Path, sft_run: Trained) -
         if "lora_" in name:
             assert value.dtype == torch.float32
             assert torch.equal(value, exact[name]), name
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (None, "No such file"),
+        ("{", "Expecting"),
+        ("{}", "it has no 'method'"),
+        ('{"method": "foo"}', "it names the method 'foo'"),
+        ("[]", "list indices"),
+    ],
+)
+def test_a_method_that_cannot_be_read(content: str | None, why: str, tmp_path: Path) -> None:
+    if content is not None:
+        (tmp_path / adapter.METHOD).write_text(content)
+    with pytest.raises(StageError) as caught:
+        adapter.read_method(tmp_path)
+    told = str(caught.value)
+    assert told.startswith(f"{tmp_path / adapter.METHOD} cannot be read (")
+    assert why in told
+    assert told.endswith(
+        f"bring it again with `dvc checkout {tmp_path}`, or with `dvc repro -f` of the stage that "
+        "writes it"
+    )

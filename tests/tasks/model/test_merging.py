@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -98,6 +99,29 @@ def test_an_adapter_of_zeros_is_refused(
     )
 
 
+def test_a_fold_that_leaves_a_layer_out_is_refused(
+    tiny_model: Path, sft_run: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One layer's share of the answers may be small: its weights are looked at."""
+    from peft.tuners.lora.layer import Linear
+
+    merge = Linear.merge
+
+    def but_one(self: Any, *arguments: Any, **named: Any) -> None:
+        if self.in_features == self.out_features and not left_out:
+            left_out.append(self)
+        else:
+            merge(self, *arguments, **named)
+
+    left_out: list[Any] = []
+    monkeypatch.setattr(Linear, "merge", but_one)
+    with pytest.raises(
+        StageError, match=r"layers\.0\.self_attn\.\w+ did not arrive in its weights"
+    ):
+        merging._fold(load.load_model(tiny_model), sft_run.out)
+    assert left_out
+
+
 def test_without_test_rows_there_is_nothing_to_compare_on(tiny_model: Path, tmp_path: Path) -> None:
     (tmp_path / "test.jsonl").touch()
     with pytest.raises(
@@ -187,6 +211,12 @@ class Fixed:
         shown = Fixed()
         shown.logits = self.logits.expand(1, input_ids.shape[1], -1)
         return shown
+
+
+def test_what_is_no_number_diverges() -> None:
+    broken = Fixed(0.25, math.nan)
+    for pair in ((Fixed(0.25, 0.75), broken), (broken, Fixed(0.25, 0.75)), (broken, broken)):
+        assert merging.divergence(*pair, [[1, 1]])[0] == math.inf
 
 
 def test_divergence_is_the_mean_kl_in_nats() -> None:

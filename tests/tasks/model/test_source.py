@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,48 @@ def test_a_folder_that_is_no_model(params: Params, tmp_path: Path) -> None:
     assert str(caught.value) == (
         f"base.local.path: {tmp_path} holds no config.json; name a folder in Hugging Face format"
     )
+
+
+def cut(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-10])
+
+
+def no_number(file: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(file)
+    weights["model.norm.weight"][3] = float("nan")
+    save_file(weights, file, metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "told"),
+    [
+        ("model.safetensors", cut, "bytes, its head says"),
+        ("model.safetensors", no_number, "1 of 64 weights of model.norm.weight are not finite"),
+        ("config.json", cut, "is no sound JSON"),
+        ("tokenizer.json", cut, "is no sound JSON"),
+    ],
+)
+def test_a_damaged_file_is_named(
+    name: str, damage: Callable[[Path], None], told: str, model: Path, tmp_path: Path
+) -> None:
+    damage(model / name)
+    with pytest.raises(StageError) as caught:
+        source.from_local(model, tmp_path / "out")
+    assert str(caught.value).startswith(str(model / name))
+    assert told in str(caught.value)
+    assert "bring" in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_part_that_its_index_names_and_that_is_missing(model: Path, tmp_path: Path) -> None:
+    index = model / "model.safetensors.index.json"
+    index.write_text('{"weight_map": {"a": "model.safetensors", "b": "model-2.safetensors"}}')
+    with pytest.raises(
+        StageError, match=r"model-2\.safetensors is missing, and .*index\.json names it"
+    ):
+        source.from_local(model, tmp_path / "out")
 
 
 def test_pickled_weights(model: Path, params: Params, tmp_path: Path) -> None:

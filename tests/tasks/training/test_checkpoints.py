@@ -85,6 +85,28 @@ def test_a_damaged_one_is_set_aside_and_the_one_before_it_used(
     assert store.newest() is None
 
 
+def empty_but_for_its_manifest(folder: Path) -> None:
+    shutil.rmtree(folder)
+    folder.mkdir()
+    (folder / "manifest.json").write_text("{}")
+
+
+def link(folder: Path) -> None:
+    (folder / "more").symlink_to("/")
+
+
+@pytest.mark.parametrize("damage", [empty_but_for_its_manifest, link])
+def test_one_that_cannot_even_be_looked_at_is_set_aside(
+    store: Store, damage: Callable[[Path], object], caplog: pytest.LogCaptureFixture
+) -> None:
+    write(store, 1)
+    write(store, 2)
+    damage(store.folder / "step-000000002")
+    with caplog.at_level(logging.WARNING):
+        assert store.newest() == store.folder / "step-000000001"
+    assert "is set aside (it cannot be read: " in caplog.text
+
+
 def test_one_of_other_params_is_set_aside(
     store: Store, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

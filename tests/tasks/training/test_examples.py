@@ -28,6 +28,23 @@ def test_rows(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("line", ['{"text": "cut', "", "[1]", '"text"'])
+def test_a_line_that_is_no_row_is_named(line: str, tmp_path: Path) -> None:
+    file = tmp_path / "train.jsonl"
+    file.write_text(f'{{"text": "a"}}\n{line}\n')
+    with pytest.raises(StageError) as caught:
+        examples.read_rows(file)
+    assert str(caught.value).startswith(f"{file}:2: is no row as `format` writes it (")
+
+
+def test_texts_that_are_all_empty(tokenizer: PreTrainedTokenizerFast) -> None:
+    with pytest.raises(
+        StageError, match="every text to learn from is empty; give others, or switch"
+    ):
+        examples.packed_blocks(["", ""], tokenizer, 8)
+    assert len(examples.packed_blocks(["", "a"], tokenizer, 8)) == 1
+
+
 def test_no_rows(tmp_path: Path) -> None:
     file = tmp_path / "train.jsonl"
     file.touch()

@@ -35,10 +35,10 @@ def blocks(count: int) -> Any:
 
 
 def train(
-    model: Any, settings: Cpt, settled: Compute, curve: Path | None
+    model: Any, settings: Cpt, settled: Compute, curve: Path | None, steps: int | None = None
 ) -> list[dict[str, float]]:
-    once = {"num_train_epochs": 1}
-    return causal.train_causal(model, blocks(6), settings, settled, once, curve)[0]
+    length = {"max_steps": steps} if steps else {"num_train_epochs": 1}
+    return causal.train_causal(model, blocks(6), settings, settled, length, curve)[0]
 
 
 def test_each_step_is_reported_to_the_curve_and_to_mlflow(
@@ -107,6 +107,19 @@ def test_a_loss_that_breaks_later_names_that_step(
         loop.Diverged, match=r"^step [123]: the (loss|gradient) is (nan|inf); look at what"
     ):
         train(load.load_model(tiny_model), wild, settled, None)
+
+
+def test_a_last_update_that_breaks_the_model_is_seen(
+    tiny_model: Path, settings: Cpt, settled: Compute
+) -> None:
+    """No loss is computed after it, and nothing validates."""
+    wild = settings.model_copy(
+        update={"learning_rate": 1e300, "warmup_share": 0.0, "validation_share": 0.0}
+    )
+    with pytest.raises(
+        loop.Diverged, match=r"^after the last step, 1, the loss is (nan|inf); lower"
+    ):
+        train(load.load_model(tiny_model), wild, settled, None, steps=1)
 
 
 @pytest.mark.parametrize("epoch", [1, 2])

@@ -233,6 +233,12 @@ def test_the_remedies_are_values_that_the_stage_has(compute: Compute, work: memo
     ways = [*(f"set {way}" for way in of_sft), qlora, f"{qlora} and {of_sft[-1]}"]
     assert told() == ways
     assert told(trained=None) == told(quantised=True) == ways[:-2]
+    lora = "set sft.method to lora"
+    full = [*ways[:-2], lora, f"{lora} and {of_sft[-1]}", *ways[-2:]]
+    assert told(trained=None, adapter=1000) == full
+    of_cpt.append("cpt.method to lora")
+    of_cpt.append(f"{of_cpt[-1]} and {cut} and {recomputed}")
+    assert told(stage="cpt", trained=None, adapter=1000) == [f"set {way}" for way in of_cpt]
     whole = ["dpo.batch_size to 7", recomputed, f"dpo.batch_size to 1 and {recomputed}"]
     assert told(stage="dpo", divides=False) == [f"set {way}" for way in whole]
     assert told(stage="dpo", divides=False, recomputes=False) == [f"set {whole[0]}"]
