@@ -27,7 +27,6 @@ FOLDED = 1e-3
 """The same where products may be summed in another order: an adapter went into the weights, or another
 process or processor computes."""
 
-
 FILE = "handoff.json"
 """Beside a model: `dtype` that was computed in, `texts` as token ids, and `log_probs`, of each token
 after the first."""
@@ -53,7 +52,7 @@ def write(model: Any, texts: Sequence[Sequence[int]], dtype: str, folder: Path) 
         dtype: that was computed in (compute.dtype).
     """
     folder.mkdir(parents=True, exist_ok=True)
-    texts = [list(ids[:LONGEST]) for ids in texts[:PROMPTS]]
+    texts = [list(ids[:LONGEST]) for ids in texts[:PROMPTS] if len(ids) > 1]
     said = {"dtype": dtype, "texts": texts, "log_probs": _log_probs(model, texts)}
     (folder / FILE).write_text(json.dumps(said) + "\n", encoding="utf-8")
 
@@ -71,9 +70,9 @@ def require(
         quantised: whether the model's weights are and those that wrote were not.
     """
     file = folder / FILE
-    if not file.is_file():
+    said = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {"texts": []}
+    if not said["texts"]:
         return
-    said = json.loads(file.read_text(encoding="utf-8"))
     pairs = zip(said["log_probs"], _log_probs(model, said["texts"]), strict=True)
     apart = [abs(one - other) for row in pairs for one, other in zip(*row, strict=True)]
     exact = said["dtype"] == dtype == "float32" and not quantised

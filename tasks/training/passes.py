@@ -1,8 +1,9 @@
 """A batch of the optimiser goes through the model in passes, and the trainers that do so.
 
 What a step learns from is `batch_size` x `gradient_accumulation` rows.  How many of them go through
-the model at once decides memory and speed, and no more than the last bits of the result.  A pass takes
-rows of like length, as many as a budget of tokens holds, padding counted.
+the model at once decides memory and speed, and no more than the last bits of the result, but for
+dropout, which each pass draws anew.  A pass takes rows of like length, as many as a budget of tokens
+holds, padding counted.
 """
 
 from __future__ import annotations

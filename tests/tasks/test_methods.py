@@ -174,7 +174,7 @@ def test_a_model_that_is_not_loaded_as_it_was_written_is_refused(
     def distorted(base: Path, method: str) -> object:
         model = load_base(base, method)
         with torch.no_grad():
-            model.get_input_embeddings().weight.mul_(-30)
+            model.get_output_embeddings().weight.mul_(-30)
         return model
 
     monkeypatch.setattr(adapter, "load_base", distorted)

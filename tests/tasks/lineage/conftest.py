@@ -38,6 +38,10 @@ def run(data: Path, out: Out, sft: Sft, compute: Compute) -> Metrics:
         raise GateError("3 of 5 rows are bad, at most 1 may be; mend them")
     if order == "crash":
         raise RuntimeError("boom")
+    if order == "full":
+        raise OSError(28, "No space left on device", str(out / "more"))
+    if order == "full of tensors":
+        raise RuntimeError("Error while serializing: I/O error: No space left (os error 28)")
     if order == "choose":
         from tasks.lineage import chosen
 

@@ -100,6 +100,20 @@ def test_a_failed_stage_leaves_the_old_output(project, order, code, message) -> 
     assert not (project.root / ".tunetrail/failures/demo.txt").exists()
 
 
+@pytest.mark.parametrize("order", ["full", "full of tensors"])
+def test_a_full_disk_is_no_traceback(project, order) -> None:
+    failed = project.run(ORDER=order)
+    assert failed.returncode == 3
+    assert "Traceback" not in failed.stderr
+    assert re.search(
+        r"failed: the disk is full \(.*No space left.*\): [\d,]+ bytes are free at /.*; outputs are "
+        r"what they were\. Free some space",
+        failed.stderr,
+    )
+    assert leftovers(project) == []
+    assert project.run().returncode == 0
+
+
 def test_all_faults_of_params_are_told_before_anything_runs(project) -> None:
     path = project.root / "params.yaml"
     text = re.sub(r"\blora_r: \d+", "lora_r: many", path.read_text())
