@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
@@ -180,10 +180,17 @@ def _replaced(text: str, change: Change, moved: int) -> str:
     comment = re.match(r"( +)#", rest)
     if comment is None:
         return before + change.after + rest
-    above, line = ["", *before.splitlines()][-2:]
+    *above, line = before.splitlines()
     end = len(line) + len(change.before)
     column = end + len(comment[1])
-    if 0 < above.find(" #") < end:  # a long value had pushed it aside: back below the one above
-        column = above.find(" #") + 1
+    aligned = _aligned(above)
+    if aligned is not None and aligned < end:
+        column = aligned  # a long value had pushed it aside: back below the others
     padding = max(column - len(line) - len(change.after), 1)
     return before + change.after + " " * padding + rest[len(comment[1]) :]
+
+
+def _aligned(lines: Sequence[str]) -> int | None:
+    """The column of the last comment behind a value that no long value has pushed aside."""
+    behind = (re.match(r"(\s*[^#\s][^#]*?\s{2,})#", line) for line in reversed(lines))
+    return next((len(found[1]) for found in behind if found), None)
