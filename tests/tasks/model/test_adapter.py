@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from small_runs import Trained
 
 from tasks.lineage import hashes
@@ -51,8 +52,6 @@ def test_an_adapter_that_was_changed_is_refused(
 def test_a_tensor_that_belongs_nowhere_is_refused(
     sft_run: Trained, tiny_model: Path, tmp_path: Path
 ) -> None:
-    from safetensors.torch import load_file, save_file
-
     renamed = tmp_path / "renamed"
     adapter.copy(sft_run.out, renamed)
     file = renamed / "adapter_model.safetensors"
@@ -168,3 +167,33 @@ def test_a_method_that_cannot_be_read(content: str | None, why: str, tmp_path: P
         f"bring it again with `dvc checkout {tmp_path}`, or with `dvc repro -f` of the stage that "
         "writes it"
     )
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        ("dropped", r"lacks 1 of \d+ tensors that its config names, the first .*lora_B"),
+        ("no number", r"lora_B.* has weights that are not finite \(nan or infinite\)"),
+    ],
+)
+def test_an_adapter_that_is_not_whole_is_refused(
+    damage: str, told: str, tiny_model: Path, sft_run: Trained, tmp_path: Path
+) -> None:
+    """It was written so, and its hashes hold."""
+    trained = shutil.copytree(sft_run.out, tmp_path / "trained")
+    file = trained / "adapter_model.safetensors"
+    weights = load_file(file)
+    name = next(name for name in weights if name.endswith("lora_B.weight"))
+    if damage == "dropped":
+        del weights[name]
+    else:
+        weights[name][0, 0] = float("nan")
+    save_file(weights, file, metadata={"format": "pt"})
+    (trained / adapter.METHOD).unlink()
+    adapter._write_method(trained, "qlora", tiny_model)
+    for read in (
+        adapter.load_trainable,
+        lambda *folders: merging._folded("original", None, *folders),
+    ):
+        with pytest.raises(StageError, match=told):
+            read(tiny_model, trained)
